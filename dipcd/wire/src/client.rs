@@ -1,0 +1,163 @@
+//! libdipc and its dipcd: one connection to the UNIX socket (SOCK_SEQPACKET) is one call. libdipc
+//! connects, sends one [`Call`], receives one [`Answer`], and closes.
+//!
+//! So there is no connection to keep over fork, exec, closed descriptors or changed credentials:
+//! the kernel says with each call who calls (SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD). While
+//! dipcd is being restarted, calls wait in the backlog of the socket, which the keeper holds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::ByteOrder;
+use crate::ids::{ClientId, Image, KernelId, Key, Kind, NodeId, Nonce, ObjectId, Secret, Slot};
+use crate::noise::Cipher;
+use crate::sysv::SysvError;
+
+/// A call and the thread that makes it, whose capabilities count (/proc/PID/task/TID/status).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientCall {
+    /// The calling thread, by its number in its own pid namespace.
+    pub tid: u32,
+    /// What it wants.
+    pub call: Call,
+}
+
+/// libdipc to its dipcd.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Call {
+    /// `msgget`, `semget`, `shmget` of a distributed key. Answered by `Object` or `Refused`;
+    /// waits while another node is creating the key.
+    Get {
+        /// Which of the three calls.
+        kind: Kind,
+        /// The key, possibly `IPC_PRIVATE`.
+        key: Key,
+        /// `IPC_CREAT`, `IPC_EXCL` and the mode.
+        flags: i32,
+        /// Semaphores of a set, bytes of a segment, 0 for a queue.
+        size: u64,
+        /// The same in every repetition of this call.
+        nonce: Nonce,
+    },
+    /// Where is the object with this id, which the program did not get from us in this process
+    /// (inherited, printed, guessed)? Answered by `Object`, or `Refused(EINVAL)`.
+    Resolve {
+        /// The id.
+        id: ObjectId,
+    },
+    /// The first remote operation of a process image. Answered by `Joined` with the `done` page.
+    Join,
+    /// A wire for one thread. Answered by `Wire` with a connected socket, or `Refused`:
+    /// `EIDRM` when the home is lost or this process is fenced there, `EACCES` when home does not
+    /// know the account. Repeated for the same slot after a break.
+    OpenWire {
+        /// Where to.
+        home: NodeId,
+        /// The session it belongs to.
+        slot: Slot,
+    },
+    /// The program removed an object at home by the fast path. Answered by `Done`; libdipc does
+    /// not wait for it.
+    Removed {
+        /// Which.
+        id: ObjectId,
+    },
+    /// `IPC_STAT` by the fast path: what the kernel's numbers mean. Answered by `Described`.
+    Describe {
+        /// Which object.
+        id: ObjectId,
+        /// Pids that the kernel named, 0 for none.
+        pids: [i32; 2],
+    },
+    /// The objects of one kind in the whole cluster, in order of id, a page at a time. Answered by
+    /// `Rows`.
+    List {
+        /// Which kind.
+        kind: Kind,
+        /// The last id of the previous page.
+        after: Option<ObjectId>,
+    },
+    /// Ends an image's sessions without the process ending: its thread is gone and its wire was
+    /// already broken. Answered by `Done`.
+    EndSession {
+        /// Which.
+        slot: Slot,
+    },
+}
+
+/// dipcd to libdipc.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The program's errno.
+    Refused(SysvError),
+    /// `Get` and `Resolve`.
+    Object {
+        /// The cluster-wide id.
+        id: ObjectId,
+        /// How to reach it from this process.
+        place: Place,
+    },
+    /// `Join`. One descriptor comes with it: the `done` page, [`crate::limits::SESSIONS_MAX`]
+    /// numbers of eight bytes in the machine's order.
+    Joined {
+        /// Who dipcd says you are.
+        client: ClientId,
+        /// This program image.
+        image: Image,
+    },
+    /// `OpenWire`. One descriptor comes with it: a stream socket, connected to home, on which the
+    /// client now begins the Noise handshake as initiator.
+    Wire {
+        /// The key of the handshake.
+        secret: Secret,
+        /// How the wire is spoken.
+        terms: WireTerms,
+    },
+    /// `Describe`: the same, as the program should see it.
+    Described {
+        /// The key it was got by.
+        key: Key,
+        /// The pids on their own nodes.
+        pids: [i32; 2],
+    },
+    /// `List`; fewer than [`crate::limits::ROWS_MAX`] end the listing.
+    Rows(Vec<Row>),
+    /// Nothing to say.
+    Done,
+}
+
+/// How a process reaches an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In this kernel and this IPC namespace.
+    Here {
+        /// Its id there.
+        kernel: KernelId,
+    },
+    /// By a wire to this node, which may be our own (from another IPC namespace).
+    There {
+        /// The home.
+        home: NodeId,
+    },
+}
+
+/// How both ends of a wire speak, decided by home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireTerms {
+    /// Protection after the handshake.
+    pub cipher: Cipher,
+    /// Order of the bytes of integers.
+    pub order: ByteOrder,
+    /// Home's `msgmax` when the wire was opened.
+    pub msgmax: u64,
+}
+
+/// One object of a listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its id.
+    pub id: ObjectId,
+    /// Its key.
+    pub key: Key,
+    /// Its home.
+    pub home: NodeId,
+}

@@ -1,0 +1,334 @@
+//! dipcd and dipcd, over a link. Each pair of nodes has one link: the node with the higher number
+//! dials, and every node dials the referee. Frames from one node to another arrive in order; a
+//! frame of a replaced link is discarded unread.
+//!
+//! ```text
+//! preamble, Noise handshake, Hello both ways, then PeerFrames:
+//!   node ─ Claim ─▶ referee ─ Claimed ─▶ node          names
+//!   node ─ Made ─▶ referee ─ Confirmed | Denied ─▶ node
+//!   node ─ Ask ─▶ home ─ Asked ─▶ node                 every *get of an existing key
+//!   node ─ Ticket ─▶ home ─ Ticketed ─▶ node           then the wire is dialled
+//!   node ─ Ended ─▶ home ─ Buried ─▶ node              repeated until answered
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+use crate::client::{Row, WireTerms};
+use crate::ids::{
+    ClaimNo, ClientId, Epoch, Image, Key, Kind, NodeId, ObjectId, Req, Secret, Seq, SessionId,
+    Slot, TicketId,
+};
+use crate::sysv::{Rights, SysvError};
+
+/// dipcd to dipcd, both ways over one link, after [`crate::preamble::Hello`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PeerFrame {
+    /// Both ways, each heartbeat: the link lives. `sent_ms` is the sender's clock and comes back
+    /// in `HeartbeatEcho`, so that a lease counts from sending.
+    Heartbeat {
+        /// Milliseconds of the sender's CLOCK_BOOTTIME.
+        sent_ms: u64,
+    },
+    /// Answers `Heartbeat`.
+    HeartbeatEcho {
+        /// As it came.
+        sent_ms: u64,
+    },
+
+    /// Referee to node, after Hello: your number from now on, and who else there is.
+    Admitted {
+        /// The node's number, to be kept in its `lib_dir`.
+        node: NodeId,
+        /// The referee's reign; a lower one than seen before is refused.
+        epoch: Epoch,
+    },
+    /// Referee to every node, at each change.
+    Members(Vec<Member>),
+    /// Referee to a node that just linked: say what you are home to. Answered by `Report`.
+    ReportPlease,
+    /// Node to referee: what it is home to, in pieces, the last one marked.
+    Report {
+        /// Published objects.
+        objects: Vec<Reported>,
+        /// Whether more follow.
+        piece: Piece,
+    },
+    /// Referee to a node it had declared lost: remove every object of that time and say so.
+    /// Answered by `Voided`; repeated at each link until then.
+    Void,
+    /// Node to referee: nothing of what was void is left.
+    Voided,
+
+    /// Node to referee: who is home to `key`, or may I be? Answered by `Claimed`, perhaps after a
+    /// wait; asked again after a break.
+    Claim {
+        /// Comes back.
+        req: Req,
+        /// Keys of different kinds are different.
+        kind: Kind,
+        /// `IPC_PRIVATE` is always granted.
+        key: Key,
+        /// Whether the program gave `IPC_CREAT`.
+        intent: Intent,
+    },
+    /// Answers `Claim`.
+    Claimed {
+        /// From the question.
+        req: Req,
+        /// What is.
+        outcome: Claimed,
+    },
+    /// Node to referee: the claimed object is made, unpublished. Answered by `Confirmed` or
+    /// `Denied`; repeated after a break, and it may be.
+    Made {
+        /// The leave it was made by.
+        claim: ClaimNo,
+        /// The object.
+        object: Reported,
+    },
+    /// Referee to node: publish it.
+    Confirmed {
+        /// From `Made`.
+        id: ObjectId,
+    },
+    /// Referee to node: too late; destroy it and claim again.
+    Denied {
+        /// From `Made`.
+        id: ObjectId,
+    },
+    /// Node to referee: the claim will not be used (the kernel refused, say).
+    Abandon {
+        /// Which.
+        claim: ClaimNo,
+    },
+    /// Home to referee: the object is gone. Idempotent; only from its home.
+    Removed {
+        /// Which.
+        id: ObjectId,
+    },
+    /// Node to referee: where is this id? Answered by `Resolved`.
+    Resolve {
+        /// Comes back.
+        req: Req,
+        /// The id.
+        id: ObjectId,
+    },
+    /// Answers `Resolve`.
+    Resolved {
+        /// From the question.
+        req: Req,
+        /// `None`: no such object.
+        found: Option<Located>,
+    },
+    /// Node to referee: a page of the listing. Answered by `Listed`.
+    List {
+        /// Comes back.
+        req: Req,
+        /// Which kind.
+        kind: Kind,
+        /// The last id of the previous page.
+        after: Option<ObjectId>,
+    },
+    /// Answers `List`.
+    Listed {
+        /// From the question.
+        req: Req,
+        /// At most [`crate::limits::ROWS_MAX`].
+        rows: Vec<Row>,
+    },
+
+    /// Node to home: a program wants to use this object; look at the real one. Answered by
+    /// `Asked`. Lifts the fence of that client.
+    Ask {
+        /// Comes back.
+        req: Req,
+        /// Who wants.
+        caller: Caller,
+        /// Which object.
+        id: ObjectId,
+        /// The flags of `*get`; 0 for a mere resolve.
+        flags: i32,
+        /// The size of `*get`.
+        size: u64,
+    },
+    /// Answers `Ask`.
+    Asked {
+        /// From the question.
+        req: Req,
+        /// What is.
+        outcome: Asked,
+    },
+    /// Node to home: admit one wire of this client. Answered by `Ticketed`.
+    Ticket {
+        /// Comes back.
+        req: Req,
+        /// Good once.
+        ticket: TicketId,
+        /// The key of the wire's handshake.
+        secret: Secret,
+        /// The session, new or known.
+        session: SessionId,
+        /// For whom.
+        caller: Caller,
+    },
+    /// Answers `Ticket`.
+    Ticketed {
+        /// From the question.
+        req: Req,
+        /// How the wire is spoken, or why not: `EACCES` (unknown account), `EIDRM` (fenced),
+        /// `EAGAIN` (no more processes).
+        outcome: Result<WireTerms, SysvError>,
+    },
+    /// Client's node to home: this client, or this image of it, has ended. Answered by `Buried`
+    /// after the last piece; repeated until then.
+    Ended {
+        /// Who.
+        client: ClientId,
+        /// `None`: the process; else this image and those before it.
+        image: Option<Image>,
+        /// What its programs had got.
+        ends: Vec<End>,
+        /// Whether more follow.
+        piece: Piece,
+    },
+    /// Answers `Ended`.
+    Buried {
+        /// From `Ended`.
+        client: ClientId,
+        /// From `Ended`.
+        image: Option<Image>,
+    },
+    /// Client's node to home after each Hello: the clients that live, whatever home still holds
+    /// of others ended with an earlier keeper and is buried.
+    Census {
+        /// Living clients with a session at this home, and those whose `Ended` is under way.
+        clients: Vec<ClientId>,
+        /// Whether more follow.
+        piece: Piece,
+    },
+}
+
+/// Whether a list goes on in the next frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// More follow.
+    More,
+    /// This was the last.
+    Last,
+}
+
+/// A node as the referee knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub node: NodeId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether the referee believes in it.
+    pub standing: Standing,
+}
+
+/// Whether the referee believes in a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It is, or may come back with what it is home to.
+    Member,
+    /// It was declared lost; what it was home to is void.
+    Lost,
+}
+
+/// One object in a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// Its id.
+    pub id: ObjectId,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its key.
+    pub key: Key,
+}
+
+/// Whether a `*get` may create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    /// `IPC_CREAT` was given.
+    Create,
+    /// Only an existing object will do.
+    Find,
+}
+
+/// What the referee says to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claimed {
+    /// It exists.
+    Found {
+        /// Its id.
+        id: ObjectId,
+        /// Where.
+        home: NodeId,
+    },
+    /// It does not, and you may make it.
+    Granted {
+        /// Your leave.
+        claim: ClaimNo,
+        /// Its id.
+        id: ObjectId,
+    },
+    /// It does not, and you did not want to make it.
+    Absent,
+    /// Not now: you are void until you have said `Voided`. Claim again after that.
+    Void,
+    /// No number is left for another object: ENOSPC.
+    Full,
+}
+
+/// Where an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its key.
+    pub key: Key,
+    /// Its home.
+    pub home: NodeId,
+}
+
+/// What home says to an `Ask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// It is there, and the caller may use it.
+    Granted,
+    /// It is there, and the caller may not: EACCES, EINVAL, EEXIST.
+    Refused(SysvError),
+    /// It is not there any more; home has told the referee. Begin again.
+    Gone,
+}
+
+/// For whom a node vouches: a program as the kernel showed it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Caller {
+    /// Which process.
+    pub client: ClientId,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its supplementary groups, at most [`crate::limits::GROUPS_MAX`].
+    pub groups: Vec<u32>,
+    /// The login name of `uid` on its node, if it has one.
+    pub user_name: Option<String>,
+    /// The names of `gid` and `groups` there; empty for one without a name.
+    pub group_names: Vec<String>,
+    /// Rights beyond the account's.
+    pub rights: Rights,
+}
+
+/// One session's last word: the last operation whose reply the program has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Which session.
+    pub slot: Slot,
+    /// Up to where.
+    pub done: Seq,
+}
