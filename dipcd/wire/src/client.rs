@@ -39,8 +39,11 @@ pub enum Call {
         nonce: Nonce,
     },
     /// Where is the object with this id, which the program did not get from us in this process
-    /// (inherited, printed, guessed)? Answered by `Object`, or `Refused(EINVAL)`.
+    /// (inherited, printed, guessed)? Answered by `Object`, or `Refused(EINVAL)`, also when it is
+    /// of another kind: home's kernel counts each kind by itself.
     Resolve {
+        /// Of which kind it must be.
+        kind: Kind,
         /// The id.
         id: ObjectId,
     },
