@@ -1,1 +1,10 @@
-//! Being built.
+//! What DIPC decides, as pure state machines: who is home to a key ([`referee`]) and what happens
+//! once in a session ([`session`]).
+//!
+//! Nothing here blocks, reads a clock, draws a random number or performs I/O: time comes in with
+//! an event, and whatever is to be done leaves as an effect. So every machine can be cloned,
+//! compared, explored in every interleaving (`tests/model.rs`) and simulated (`tests/simulate.rs`).
+#![forbid(unsafe_code)]
+
+//pub mod referee;
+pub mod session;

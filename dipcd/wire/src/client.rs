@@ -144,7 +144,7 @@ pub enum Place {
 }
 
 /// How both ends of a wire speak, decided by home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WireTerms {
     /// Protection after the handshake.
     pub cipher: Cipher,
@@ -155,7 +155,7 @@ pub struct WireTerms {
 }
 
 /// One object of a listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Row {
     /// Its id.
     pub id: ObjectId,

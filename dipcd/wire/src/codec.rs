@@ -14,7 +14,7 @@ use std::fmt;
 use crate::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX, VERSION};
 
 /// The order of the bytes of an integer on links and wires (`-n`: network). Equal on both ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ByteOrder {
     /// As this machine and most others have it.
     #[default]

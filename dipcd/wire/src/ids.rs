@@ -201,7 +201,7 @@ impl Seq {
 pub struct TicketId(pub u64);
 
 /// The pre-shared key of one wire. Not printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Secret(pub [u8; 32]);
 
 impl fmt::Debug for Secret {

@@ -128,7 +128,7 @@ pub enum ToStandIn {
 }
 
 /// Why sessions end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cause {
     /// Their program's node says so, and says what it had got.
     Reported,

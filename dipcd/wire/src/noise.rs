@@ -23,7 +23,7 @@ const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"DIPC 1";
 
 /// Protection after the handshake (`cipher`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cipher {
     /// Every record is encrypted and authenticated.
     #[default]

@@ -22,7 +22,7 @@ use crate::ids::{
 use crate::sysv::{Rights, SysvError};
 
 /// dipcd to dipcd, both ways over one link, after [`crate::preamble::Hello`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PeerFrame {
     /// Both ways, each heartbeat: the link lives. `sent_ms` is the sender's clock and comes back
     /// in `HeartbeatEcho`, so that a lease counts from sending.
@@ -210,7 +210,7 @@ pub enum PeerFrame {
 }
 
 /// Whether a list goes on in the next frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Piece {
     /// More follow.
     More,
@@ -219,7 +219,7 @@ pub enum Piece {
 }
 
 /// A node as the referee knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Its number.
     pub node: NodeId,
@@ -230,7 +230,7 @@ pub struct Member {
 }
 
 /// Whether the referee believes in a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Standing {
     /// It is, or may come back with what it is home to.
     Member,
@@ -239,7 +239,7 @@ pub enum Standing {
 }
 
 /// One object in a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reported {
     /// Its id.
     pub id: ObjectId,
@@ -250,7 +250,7 @@ pub struct Reported {
 }
 
 /// Whether a `*get` may create.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Intent {
     /// `IPC_CREAT` was given.
     Create,
@@ -259,7 +259,7 @@ pub enum Intent {
 }
 
 /// What the referee says to a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Claimed {
     /// It exists.
     Found {
@@ -284,7 +284,7 @@ pub enum Claimed {
 }
 
 /// Where an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Located {
     /// Its kind.
     pub kind: Kind,
@@ -295,7 +295,7 @@ pub struct Located {
 }
 
 /// What home says to an `Ask`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Asked {
     /// It is there, and the caller may use it.
     Granted,
@@ -325,7 +325,7 @@ pub struct Caller {
 }
 
 /// One session's last word: the last operation whose reply the program has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct End {
     /// Which session.
     pub slot: Slot,
