@@ -6,5 +6,5 @@
 //! compared, explored in every interleaving (`tests/model.rs`) and simulated (`tests/simulate.rs`).
 #![forbid(unsafe_code)]
 
-//pub mod referee;
+pub mod referee;
 pub mod session;
