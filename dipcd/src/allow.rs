@@ -1,0 +1,201 @@
+//! dipc.allow: the machines that may take part, one address a line, numeric or symbolic.
+//!
+//! It says who may try; a peer must prove the cluster key besides. The referee always has a list;
+//! another node has one with `-s`. Reading the file again on SIGHUP, and closing what is allowed
+//! no more, is main's: a list that could not be read whole never replaces one that could.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::config::address::{Host, resolve_all};
+use crate::config::{Config, Error, quoted, read_text};
+
+/// Lines of a list that hold an address.
+const HOSTS_MAX: usize = 4096;
+
+/// Which addresses may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowList {
+    /// Any: this node is not the referee, and `-s` was not given.
+    Everybody,
+    /// Only this machine: there is no file, and this node listens on loopback alone.
+    Loopback,
+    /// Those of the file.
+    Listed(BTreeSet<IpAddr>),
+}
+
+/// Who needs a list (`-s`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// The referee alone.
+    #[default]
+    Open,
+    /// Every node.
+    Secure,
+}
+
+impl AllowList {
+    /// The list that this node goes by.
+    pub fn of_node(config: &Config, admission: Admission) -> Result<AllowList, Vec<Error>> {
+        if !config.is_referee() && admission == Admission::Open {
+            return Ok(AllowList::Everybody);
+        }
+        let missing = !config.allow_file.exists();
+        if missing && config.this_machine.ip().is_loopback() {
+            return Ok(AllowList::Loopback);
+        }
+        AllowList::load(&config.allow_file)
+    }
+
+    /// Reads a file, and asks for its names.
+    pub fn load(file: &Path) -> Result<AllowList, Vec<Error>> {
+        match read_text(file) {
+            Ok(text) => AllowList::parse(file, &text),
+            Err(error) => {
+                let expected = "a readable file with the addresses of the cluster";
+                Err(vec![Error::of_file(file, expected, error.to_string())])
+            }
+        }
+    }
+
+    /// Takes the text of a file; `file` is only for messages.
+    pub fn parse(file: &Path, text: &str) -> Result<AllowList, Vec<Error>> {
+        let wrong = |line: usize, expected: &str, found: String| Error {
+            line: Some(line),
+            ..Error::of_file(file, expected, found)
+        };
+        let (mut hosts, mut errors) = (Vec::new(), Vec::new());
+        for (index, line) in text.lines().enumerate() {
+            let text = line.split('#').next().unwrap_or("").trim();
+            match Host::parse(text) {
+                _ if text.is_empty() => {}
+                Some(_) if hosts.len() == HOSTS_MAX => {
+                    let expected = format!("at most {HOSTS_MAX} addresses");
+                    errors.push(wrong(index + 1, &expected, "more".into()));
+                    return Err(errors);
+                }
+                Some(host) => hosts.push((index + 1, host)),
+                None => errors.push(wrong(index + 1, "one address", quoted(text))),
+            }
+        }
+        let (lines, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
+        let mut listed = BTreeSet::new();
+        for ((line, host), resolved) in lines.iter().zip(&hosts).zip(resolve_all(&hosts)) {
+            match (resolved, host) {
+                (Ok(found), _) => listed.extend(found.iter().map(IpAddr::to_canonical)),
+                (Err(why), Host::Symbolic(name)) => {
+                    let found = format!("{} ({why})", quoted(name));
+                    errors.push(wrong(*line, "an address that can be found", found));
+                }
+                (Err(_), Host::Numeric(_)) => unreachable!("a number is its own address"),
+            }
+        }
+        errors.sort_by_key(|error| error.line);
+        if errors.is_empty() { Ok(AllowList::Listed(listed)) } else { Err(errors) }
+    }
+
+    /// Whether this address may connect.
+    pub fn permits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        match self {
+            AllowList::Everybody => true,
+            AllowList::Loopback => address.is_loopback(),
+            AllowList::Listed(listed) => listed.contains(&address),
+        }
+    }
+
+    /// A line for the log when the referee's own address is missing: then other nodes that use
+    /// the same list would refuse it.
+    pub fn notice(&self, referee: IpAddr) -> Option<String> {
+        (!self.permits(referee)).then(|| format!("the referee's own address {referee} is missing"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<AllowList, Vec<String>> {
+        let parsed = AllowList::parse(Path::new("dipc.allow"), text);
+        parsed.map_err(|errors| errors.iter().map(Error::to_string).collect())
+    }
+
+    #[test]
+    fn lines_comments_and_forms() {
+        let list = parse("# all\n 192.0.2.1 # sun\n\n2001:db8::1\r\n::ffff:192.0.2.2\nlocalhost\n");
+        let list = list.unwrap();
+        for (address, allowed) in [
+            ("192.0.2.1", true),
+            ("::ffff:192.0.2.1", true),
+            ("192.0.2.2", true),
+            ("192.0.2.3", false),
+            ("2001:db8::1", true),
+            ("2001:db8::2", false),
+            ("127.0.0.1", true),
+            ("127.0.0.2", false),
+        ] {
+            assert_eq!(list.permits(address.parse().unwrap()), allowed, "{address}");
+        }
+        assert_eq!(list.notice("192.0.2.1".parse().unwrap()), None);
+        let notice = list.notice("192.0.2.9".parse().unwrap()).unwrap();
+        assert_eq!(notice, "the referee's own address 192.0.2.9 is missing");
+    }
+
+    #[test]
+    fn every_error_has_its_line() {
+        let errors =
+            parse("192.0.2.1\n192.0.2.256\n192.0.2.1 192.0.2.2\n127.0.0.1:80").unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                "dipc.allow:2: expected one address, found \"192.0.2.256\"",
+                "dipc.allow:3: expected one address, found \"192.0.2.1 192.0.2.2\"",
+                "dipc.allow:4: expected one address, found \"127.0.0.1:80\"",
+            ]
+        );
+        let errors = parse("\nno-such-host.invalid\n").unwrap_err();
+        let start = "dipc.allow:2: expected an address that can be found, \
+                     found \"no-such-host.invalid\" (";
+        assert!(errors.len() == 1 && errors[0].starts_with(start), "{errors:?}");
+    }
+
+    #[test]
+    fn an_unreadable_file_and_too_many_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let errors = AllowList::load(&dir.path().join("none")).unwrap_err();
+        let text = errors[0].to_string();
+        assert!(text.contains("none: expected a readable file"), "{text}");
+        assert!(parse(&"192.0.2.1\n".repeat(HOSTS_MAX)).is_ok());
+        assert_eq!(parse(&"192.0.2.1\n".repeat(HOSTS_MAX + 2)).unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn who_needs_a_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::single_in(dir.path(), dir.path());
+        let of_node = |config: &Config, admission| AllowList::of_node(config, admission);
+        assert_eq!(of_node(&config, Admission::Open), Ok(AllowList::Loopback));
+        std::fs::write(&config.allow_file, "192.0.2.1").unwrap();
+        let listed = AllowList::Listed(["192.0.2.1".parse().unwrap()].into());
+        assert_eq!(of_node(&config, Admission::Open), Ok(listed.clone()));
+
+        config.referee = "192.0.2.1:4750".parse().unwrap();
+        assert_eq!(of_node(&config, Admission::Open), Ok(AllowList::Everybody));
+        assert_eq!(of_node(&config, Admission::Secure), Ok(listed));
+
+        config.this_machine = config.referee;
+        std::fs::remove_file(&config.allow_file).unwrap();
+        assert!(of_node(&config, Admission::Open).is_err(), "a referee needs its list");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in "([0-9a-f.:#\\[\\] \n]|\\PC){0,200}") {
+            // Names would be asked for; without letters beyond f few lines are names.
+            let _ = parse(&text.replace(|c: char| c.is_alphabetic(), "1"));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What dipcd says, and where. Errors, warnings and events go to standard error, one line each:
+//!
+//! ```text
+//! WARN link lost peer=2 why="heartbeat"
+//! ```
+//!
+//! and with -v, -c or -d trace lines go to standard output, in the form of the original (task
+//! number, file, line; hours, minutes, seconds, hundredths since the start):
+//!
+//! ```text
+//! [4711@referee.rs:212]{0:00:12:07} claim granted peer=2 key=40
+//! ```
+//!
+//! `DIPCD_LOG` chooses what goes to standard error (`DIPCD_LOG=debug`, `dipcd::link=trace`).
+//! Conversions of byte order are logged under the targets [`CONVERSION`] and [`CONVERTED`].
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, filter};
+
+/// The target of events that say that something is converted (`-c`).
+pub const CONVERSION: &str = "conversion";
+/// The target of events that say what was converted (`-d`).
+pub const CONVERTED: &str = "converted";
+/// The environment variable with the filter of standard error.
+pub const VARIABLE: &str = "DIPCD_LOG";
+
+/// What goes to standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verbosity {
+    /// `-v`: everything but conversions.
+    pub trace: bool,
+    /// `-c`: that something is converted.
+    pub conversions: bool,
+    /// `-d`: what was converted.
+    pub converted: bool,
+}
+
+impl Verbosity {
+    fn wants(self, metadata: &Metadata<'_>) -> bool {
+        match metadata.target() {
+            CONVERSION => self.conversions,
+            CONVERTED => self.converted,
+            _ => self.trace,
+        }
+    }
+
+    fn level(self) -> LevelFilter {
+        if self == Verbosity::default() { LevelFilter::OFF } else { LevelFilter::TRACE }
+    }
+}
+
+/// Begins to log. Called once, first of all; time counts from here.
+pub fn start(verbosity: Verbosity) {
+    let (directives, complaint) = directives();
+    layers(verbosity, directives, io::stderr, io::stdout).init();
+    if let Some(complaint) = complaint {
+        tracing::warn!(complaint, "{VARIABLE} is not understood");
+    }
+}
+
+/// What standard error shows: `DIPCD_LOG`, or events from info upwards.
+fn directives() -> (EnvFilter, Option<String>) {
+    let usual = || EnvFilter::new("info");
+    match std::env::var(VARIABLE) {
+        Err(_) => (usual(), None),
+        Ok(text) => match EnvFilter::try_new(&text) {
+            Ok(chosen) => (chosen, None),
+            Err(error) => (usual(), Some(error.to_string())),
+        },
+    }
+}
+
+fn layers<E, O>(
+    verbosity: Verbosity,
+    filter: EnvFilter,
+    errors: E,
+    out: O,
+) -> impl SubscriberInitExt
+where
+    E: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+    O: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let events = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .event_format(EventLine)
+        .with_writer(errors)
+        .with_filter(filter);
+    let traces = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .event_format(TraceLine { started: Instant::now() })
+        .with_writer(out)
+        .with_filter(filter::filter_fn(move |metadata| verbosity.wants(metadata)))
+        .with_filter(verbosity.level());
+    tracing_subscriber::registry().with(events).with(traces)
+}
+
+/// `LEVEL message key=value`.
+struct EventLine;
+
+impl<S, N> FormatEvent<S, N> for EventLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        write!(line, "{} ", metadata.level())?;
+        if *metadata.level() > Level::INFO {
+            write!(line, "{}:{} ", file_name(metadata), metadata.line().unwrap_or(0))?;
+        }
+        context.format_fields(line.by_ref(), event)?;
+        writeln!(line)
+    }
+}
+
+/// `[task@file:line]{h:m:s:1/100} message key=value`.
+struct TraceLine {
+    started: Instant,
+}
+
+impl<S, N> FormatEvent<S, N> for TraceLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        let task = rustix::thread::gettid().as_raw_nonzero();
+        let place = (file_name(metadata), metadata.line().unwrap_or(0));
+        let time = clock(self.started.elapsed());
+        write!(line, "[{task}@{}:{}]{{{time}}} ", place.0, place.1)?;
+        context.format_fields(line.by_ref(), event)?;
+        writeln!(line)
+    }
+}
+
+fn file_name(metadata: &Metadata<'static>) -> &'static str {
+    let path = metadata.file().unwrap_or("?");
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Hours, minutes, seconds and hundredths.
+fn clock(since: Duration) -> String {
+    let (seconds, hundredths) = (since.as_secs(), since.subsec_millis() / 10);
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours}:{minutes:02}:{:02}:{hundredths:02}", seconds % 60)
+}
