@@ -1,0 +1,2 @@
+//! A remote process at home.
+#![forbid(unsafe_code)]

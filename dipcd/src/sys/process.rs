@@ -1,0 +1,78 @@
+//! Processes, threads and signals: fork, the signal that ends a wait, and the signals that are
+//! meant for others.
+
+use rustix::thread::Pid;
+use std::ffi::c_int;
+use std::io;
+
+/// The signal that brings a worker out of a waiting system call.
+const INTERRUPTION: c_int = libc::SIGUSR1;
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The parent, with the child's pid.
+    Parent(u32),
+    /// The child.
+    Child,
+}
+
+/// fork(2). In a process with several threads the child may only make system calls and end.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: it has no arguments; the rule for the child is the caller's, said above.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid.unsigned_abs())),
+    }
+}
+
+/// Ends this process at once, without its destructors and exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: it has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor above the three standard ones: a process that was started by exec
+/// calls it first of all, before it has opened anything that somebody owns.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: by this function's rule nothing in this process owns one of them yet.
+    match unsafe { libc::close_range(3, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ignores the signals that a terminal or a service manager sends to everybody, and those of
+/// broken connections and ended children: children are then reaped by the kernel.
+pub fn ignore_signals() {
+    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE, libc::SIGCHLD];
+    for signal in ignored {
+        set_handler(signal, libc::SIG_IGN);
+    }
+}
+
+/// Makes [`interrupt`] end waiting system calls with `EINTR`.
+pub fn accept_interruptions() {
+    extern "C" fn nothing(_signal: c_int) {}
+    let nothing: extern "C" fn(c_int) = nothing;
+    set_handler(INTERRUPTION, nothing as libc::sighandler_t);
+}
+
+fn set_handler(signal: c_int, handler: libc::sighandler_t) {
+    // SAFETY: all bytes zero is a valid sigaction: an empty mask and no flags, so that waits are
+    // not restarted.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    // SAFETY: `action` outlives the call; its handler is SIG_IGN or does nothing.
+    let rc = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(rc, 0, "signal {signal} is one that can be handled");
+}
+
+/// Signals one thread of this process.
+pub fn interrupt(thread: Pid) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let thread = thread.as_raw_nonzero().get();
+    // SAFETY: three integers; a thread that has ended makes it fail, which is as good.
+    unsafe { libc::syscall(libc::SYS_tgkill, own, thread, INTERRUPTION) };
+}
