@@ -166,3 +166,84 @@ fn clock(since: Duration) -> String {
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     format!("{hours}:{minutes:02}:{:02}:{hundredths:02}", seconds % 60)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What standard error and standard output get of the same few events.
+    fn logged(verbosity: Verbosity, directives: &str) -> (Vec<String>, Vec<String>) {
+        let (errors, out) = (Buffer::default(), Buffer::default());
+        let (to_errors, to_out) = (errors.clone(), out.clone());
+        let filter = EnvFilter::new(directives);
+        let layers = layers(verbosity, filter, move || to_errors.clone(), move || to_out.clone());
+        let guard = layers.set_default();
+        tracing::warn!(peer = 2, "link lost");
+        tracing::debug!(op = "msgget", key = 40);
+        tracing::debug!(target: CONVERSION, "u32");
+        tracing::trace!(target: CONVERTED, from = 1, to = 16_777_216);
+        drop(guard);
+        let lines = |buffer: Buffer| {
+            let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        };
+        (lines(errors), lines(out))
+    }
+
+    #[test]
+    fn standard_error_has_events_and_standard_output_nothing() {
+        let (errors, out) = logged(Verbosity::default(), "info");
+        assert_eq!(errors, ["WARN link lost peer=2"]);
+        assert_eq!(out, [""; 0]);
+    }
+
+    #[test]
+    fn debug_lines_say_where_they_come_from() {
+        let (errors, _) = logged(Verbosity::default(), "debug");
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        let line = &errors[1];
+        assert!(
+            line.starts_with("DEBUG log.rs:") && line.contains("op=\"msgget\" key=40"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn each_option_has_its_lines_in_the_form_of_the_original() {
+        let task = rustix::thread::gettid().as_raw_nonzero();
+        for (verbosity, ends) in [
+            (Verbosity { trace: true, ..Default::default() }, &["peer=2", "key=40"][..]),
+            (Verbosity { conversions: true, ..Default::default() }, &["u32"]),
+            (Verbosity { converted: true, ..Default::default() }, &["from=1 to=16777216"]),
+        ] {
+            let (errors, out) = logged(verbosity, "info");
+            assert_eq!((errors.len(), out.len()), (1, ends.len()), "{out:?}");
+            for (line, end) in out.iter().zip(ends) {
+                assert!(line.starts_with(&format!("[{task}@log.rs:")), "{line}");
+                assert!(line.contains("]{0:00:0") && line.ends_with(end), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn hours_minutes_seconds_hundredths() {
+        assert_eq!(clock(Duration::from_millis(0)), "0:00:00:00");
+        assert_eq!(clock(Duration::from_millis(3_723_459)), "1:02:03:45");
+        assert_eq!(clock(Duration::from_secs(360_000)), "100:00:00:00");
+    }
+}

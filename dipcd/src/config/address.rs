@@ -61,7 +61,11 @@ impl Host {
 /// The addresses of each host, in order, or why there are none. All names are asked for at once,
 /// and what is not known after [`RESOLVE_WAIT`] is not waited for.
 pub fn resolve_all(hosts: &[Host]) -> Vec<Result<Vec<IpAddr>, String>> {
-    let deadline = Instant::now() + RESOLVE_WAIT;
+    resolve_within(hosts, RESOLVE_WAIT)
+}
+
+fn resolve_within(hosts: &[Host], wait: Duration) -> Vec<Result<Vec<IpAddr>, String>> {
+    let deadline = Instant::now() + wait;
     let mut names = 0;
     let asked: Vec<_> = hosts
         .iter()
@@ -125,9 +129,7 @@ impl Question {
         };
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("no answer within {} s", RESOLVE_WAIT.as_secs()))
-            }
+            Err(RecvTimeoutError::Timeout) => Err("it took too long to find".into()),
             Err(RecvTimeoutError::Disconnected) => Err("the resolver failed".into()),
         }
     }
@@ -179,9 +181,10 @@ mod tests {
     #[test]
     fn many_names_share_one_bound() {
         let hosts = vec![Host::Symbolic("no-such-host.invalid".into()); NAMES_MAX + 1];
-        let begun = Instant::now();
-        let answers = resolve_all(&hosts);
-        assert!(begun.elapsed() < RESOLVE_WAIT * 2);
+        let (begun, wait) = (Instant::now(), Duration::from_millis(50));
+        let answers = resolve_within(&hosts, wait);
+        // Asked for one after the other, with a bound for each, they might take 12 s.
+        assert!(begun.elapsed() < wait * 100);
         assert_eq!(answers.len(), hosts.len());
         assert!(answers.iter().all(Result::is_err));
         assert_eq!(answers[NAMES_MAX], Err(format!("more than {NAMES_MAX} names")));

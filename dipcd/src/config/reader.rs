@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
         if let Some(value) = self.given(name, given, &parse) {
             return value;
         }
-        parse(entry(name), entry(name).default).ok().expect("the default of an entry is good")
+        parse(entry(name), entry(name).default).expect("the default of an entry is good")
     }
 
     /// An entry that must be given.
