@@ -1,0 +1,366 @@
+//! One running dipcd: what its roles share, and which role a frame is for.
+//!
+//! Locks are taken one at a time and never held over I/O, except that the referee's is held while
+//! frames are posted (posting does not wait).
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dipc_core::referee::{Event, LinkNo};
+use dipc_wire::client::WireTerms;
+use dipc_wire::codec::ByteOrder;
+use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
+use dipc_wire::keeper::{Account, Cause, Held, StandIn};
+use dipc_wire::peer::PeerFrame;
+use dipc_wire::sysv::SysvError;
+
+use crate::allow::AllowList;
+use crate::clients::{Clients, Kept};
+use crate::clock::Deadline;
+use crate::config::{Config, QueueOnLoss, Timeouts};
+use crate::disk::LibDir;
+use crate::home::{Home, Verdict};
+use crate::keep::Keep;
+use crate::links::{Links, Unanswered};
+use crate::names::Names;
+use crate::pids::Pids;
+use crate::stand_ins::StandIns;
+use crate::sys::ipc;
+use crate::undertaker::{Undertaker, Watched};
+use crate::{home_work, link};
+
+/// Stack of a thread that dials.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Everything the roles share.
+pub struct Daemon {
+    /// Byte order of links and wires (`-n`).
+    pub order: ByteOrder,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// What survives a reboot.
+    pub lib: LibDir,
+    /// Links to other nodes.
+    pub links: Links,
+    /// Objects that live here.
+    pub home: Home,
+    /// Local processes with remote sessions.
+    pub clients: Clients,
+    /// Remote processes with sessions here.
+    pub stand_ins: StandIns,
+    /// Ends that are waited for.
+    pub undertaker: Undertaker,
+    /// What outlives us.
+    pub keep: Keep,
+    pub(crate) config: RwLock<Arc<Config>>,
+    pub(crate) allow: RwLock<AllowList>,
+    pub(crate) pids: Pids,
+    pub(crate) names: Option<Names>,
+    pub(crate) epoch: AtomicU64,
+    /// Addresses that a thread dials.
+    pub(crate) dialled: Mutex<HashSet<SocketAddr>>,
+    pub(crate) stopping: Mutex<bool>,
+    pub(crate) woken: Condvar,
+    /// One stand-in is started at a time, so that two wires of one process share it.
+    pub(crate) starting: Mutex<()>,
+}
+
+impl Daemon {
+    /// The configuration as it is now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// Its bounds of waits.
+    pub fn timeouts(&self) -> Timeouts {
+        self.config.read().timeouts
+    }
+
+    /// The reign we accepted last.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// The referee's shell, if the referee is here.
+    pub fn names(&self) -> Option<&Names> {
+        self.names.as_ref()
+    }
+
+    /// Whether an address may connect.
+    pub fn permits(&self, address: IpAddr) -> bool {
+        self.allow.read().permits(address)
+    }
+
+    /// Goes on with files that were read again; links of addresses that may connect no more are
+    /// closed. Or the entries that cannot change while dipcd runs, and then nothing changes.
+    pub fn reload(&self, new: Config, allow: AllowList) -> Result<(), Vec<&'static str>> {
+        let merged = self.config().reload(new)?;
+        *self.config.write() = Arc::new(merged);
+        for (node, address) in self.links.others() {
+            if !allow.permits(address.ip()) {
+                tracing::warn!(op = "reload", peer = %node, %address, "not in dipc.allow any more");
+                self.links.close(node);
+            }
+        }
+        *self.allow.write() = allow;
+        Ok(())
+    }
+
+    /// Whether the end has begun.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.lock()
+    }
+
+    /// Begins the end: whoever pauses wakes up.
+    pub fn begin_stop(&self) {
+        *self.stopping.lock() = true;
+        self.woken.notify_all();
+    }
+
+    /// Waits a while, or until the end begins.
+    pub fn pause(&self, wait: Duration) {
+        let mut stopping = self.stopping.lock();
+        if !*stopping {
+            self.woken.wait_for(&mut stopping, wait);
+        }
+    }
+
+    /// Asks the referee, wherever it is.
+    pub fn ask_referee(
+        &self,
+        deadline: Deadline,
+        frame: impl Fn(Req) -> PeerFrame,
+    ) -> Result<PeerFrame, Unanswered> {
+        let referee = self.links.await_referee(deadline)?;
+        match self.links.ask(referee, deadline, &frame) {
+            // A referee that is silent may come back; names wait for it.
+            Err(Unanswered::Lost) => {
+                while !deadline.is_over() && self.links.is_lost(referee) && !self.is_stopping() {
+                    self.pause(Duration::from_millis(100));
+                }
+                self.links.ask(referee, deadline, &frame).map_err(|_| Unanswered::TimedOut)
+            }
+            other => other,
+        }
+    }
+
+    /// Tells the referee; what it must know it hears again after the next Hello.
+    pub fn tell_referee(&self, frame: PeerFrame) {
+        if let Some(referee) = self.links.referee() {
+            self.links.post(referee, frame);
+        }
+    }
+
+    /// This node's number, or `ETIMEDOUT` if the referee gives none in time.
+    pub fn await_admission(&self) -> Result<NodeId, SysvError> {
+        let deadline = Deadline::after(self.timeouts().employer_referee);
+        self.links.await_admission(deadline).ok_or(SysvError::ETIMEDOUT)
+    }
+
+    /// Tells the keeper what has changed.
+    pub fn keep(&self, kept: Kept) {
+        for (name, fd) in &kept.hold {
+            self.keep.hold(name.clone(), fd);
+        }
+        for name in &kept.release {
+            self.undertake_no_more(name);
+            self.keep.release(name);
+        }
+    }
+
+    /// Gives one descriptor to the keeper.
+    pub fn hold(&self, name: Held, fd: &Arc<OwnedFd>) {
+        self.keep.hold(name, fd);
+    }
+
+    fn undertake_no_more(&self, name: &Held) {
+        match name {
+            Held::Client(client) => self.undertaker.forget(&Watched::Client(*client)),
+            Held::Wire { client, slot, .. } => {
+                self.undertaker.forget(&Watched::Wire(*client, *slot));
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets a wire of this session in, as this account: its stand-in is running when this returns.
+    pub fn issue(
+        &self,
+        ticket: TicketId,
+        secret: Secret,
+        session: SessionId,
+        account: Account,
+    ) -> Result<WireTerms, SysvError> {
+        let stand_in = StandIn { client: session.client, account };
+        let one_at_a_time = self.starting.lock();
+        if !self.stand_ins.find(&stand_in)? {
+            let control = self.keep.stand_in(&stand_in)?;
+            self.stand_ins.add(stand_in.clone(), control.clone());
+            let watched = self.undertaker.watch(Watched::StandIn(stand_in.clone()), control);
+            watched.map_err(|_| SysvError::EAGAIN)?;
+        }
+        drop(one_at_a_time);
+        let msgmax = ipc::msgmax()?;
+        let terms = WireTerms { cipher: self.config().cipher, order: self.order, msgmax };
+        self.stand_ins.issue(ticket, secret, session, stand_in, terms)?;
+        Ok(terms)
+    }
+
+    /// What `queue_on_loss` says of a client whose node is lost.
+    pub fn loss_cause(&self) -> Cause {
+        match self.config().queue_on_loss {
+            QueueOnLoss::Again => Cause::LostAgain,
+            QueueOnLoss::Drop => Cause::LostDrop,
+        }
+    }
+
+    /// Whether this node dials that address: the referee's, and those of lower numbers.
+    pub fn wants_to_dial(&self, address: SocketAddr) -> bool {
+        if self.is_stopping() || self.names.is_some() {
+            return false;
+        }
+        let me = self.links.me();
+        let lower = |node: NodeId| me.is_admitted() && node < me;
+        address == self.config().referee
+            || self.links.others().iter().any(|(node, at)| *at == address && lower(*node))
+    }
+
+    /// Starts a dialler for each address that needs one and has none.
+    pub fn dial_all(self: &Arc<Self>) {
+        let addresses = self.links.others().into_iter().map(|(_, address)| address);
+        for address in addresses.chain([self.config().referee]) {
+            if self.wants_to_dial(address) && self.dialled.lock().insert(address) {
+                let daemon = self.clone();
+                let dial = move || {
+                    link::dial(&daemon, address);
+                    daemon.dialled.lock().remove(&address);
+                };
+                let thread = thread::Builder::new().name("dialler".into());
+                if let Err(error) = thread.stack_size(STACK_BYTES).spawn(dial) {
+                    tracing::error!(op = "dial", peer = %address, %error);
+                    self.dialled.lock().remove(&address);
+                }
+            }
+        }
+    }
+
+    /// A link is up: whoever is home there hears what ended meanwhile, and who lives.
+    pub fn linked(&self, node: NodeId) {
+        for frame in self.clients.census(node) {
+            self.links.post(node, frame);
+        }
+    }
+
+    /// A link has ended.
+    pub fn unlinked(&self, link: LinkNo) {
+        if let Some(names) = &self.names {
+            names.unlinked(self, link);
+        }
+    }
+
+    /// A node is lost to us: our wires to it break, and its clients end here.
+    pub fn lost(&self, node: NodeId) {
+        let kept = self.clients.lose_home(node);
+        let (wires, clients) =
+            (kept.release.len(), self.stand_ins.lose_node(node, self.loss_cause()));
+        self.keep(kept);
+        tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
+    }
+
+    /// A frame has come from a node, perhaps ourselves. What may take a moment is given to `work`.
+    pub fn receive(
+        self: &Arc<Self>,
+        from: NodeId,
+        link: LinkNo,
+        frame: PeerFrame,
+        work: &Sender<PeerFrame>,
+    ) {
+        match frame {
+            PeerFrame::Heartbeat { sent_ms } => {
+                self.links.post(from, PeerFrame::HeartbeatEcho { sent_ms });
+            }
+            PeerFrame::HeartbeatEcho { .. } => {}
+            PeerFrame::Admitted { node, epoch } => self.admitted(from, node, epoch),
+            PeerFrame::Members(members) => {
+                self.links.set_members(&members);
+                self.dial_all();
+            }
+            PeerFrame::Confirmed { id } => self.home.verdict(id, Verdict::Confirmed),
+            PeerFrame::Denied { id } => self.home.verdict(id, Verdict::Denied),
+            PeerFrame::Claimed { req, .. }
+            | PeerFrame::Resolved { req, .. }
+            | PeerFrame::Listed { req, .. }
+            | PeerFrame::Asked { req, .. }
+            | PeerFrame::Ticketed { req, .. } => {
+                if !self.links.questions.answer(from, req, frame) {
+                    tracing::debug!(op = "answer", peer = %from, ?req, "nobody waits for it");
+                }
+            }
+            PeerFrame::Buried { client, image } => {
+                self.keep(self.clients.buried(from, client, image));
+            }
+            PeerFrame::ReportPlease
+            | PeerFrame::Void
+            | PeerFrame::Ask { .. }
+            | PeerFrame::Ticket { .. }
+            | PeerFrame::Ended { .. }
+            | PeerFrame::Census { .. } => {
+                // The worker lives as long as the reader that calls us.
+                let _ = work.send(frame);
+            }
+            PeerFrame::Report { .. }
+            | PeerFrame::Voided
+            | PeerFrame::Claim { .. }
+            | PeerFrame::Made { .. }
+            | PeerFrame::Abandon { .. }
+            | PeerFrame::Removed { .. }
+            | PeerFrame::Resolve { .. }
+            | PeerFrame::List { .. } => match &self.names {
+                Some(names) => names.step(self, Event::Frame { link, frame }),
+                None => {
+                    tracing::warn!(op = "frame", peer = %from, "meant for a referee; closing");
+                    self.links.close(from);
+                }
+            },
+        }
+    }
+
+    /// The slower frames of one link, in order.
+    pub fn work(self: &Arc<Self>, from: NodeId, jobs: &Receiver<PeerFrame>) {
+        let mut living = HashSet::new();
+        for frame in jobs {
+            home_work::serve(self, from, frame, &mut living);
+        }
+    }
+
+    /// The referee has given us our number. One of an earlier reign is not to be believed.
+    fn admitted(&self, from: NodeId, node: NodeId, epoch: Epoch) {
+        if epoch < self.epoch() {
+            tracing::error!(op = "admitted", peer = %from, theirs = epoch.0, ours = self.epoch().0,
+                "a referee of an earlier reign; its link is closed");
+            self.links.close(from);
+            return;
+        }
+        let stored = self
+            .lib
+            .set_epoch(epoch)
+            .and_then(|()| if self.lib.node()? == node { Ok(()) } else { self.lib.set_node(node) });
+        if let Err(error) = stored {
+            tracing::error!(op = "admitted", %error, "this node's number cannot be kept");
+            self.links.close(from);
+            return;
+        }
+        self.epoch.store(epoch.0, Ordering::Release);
+        self.links.set_me(node);
+        self.links.set_referee(from);
+        tracing::info!(op = "admitted", %node, referee = %from, epoch = epoch.0);
+    }
+}

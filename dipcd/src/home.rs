@@ -1,0 +1,231 @@
+//! The objects this node is home to: made here by the claims of our programs, looked at for
+//! everyone who gets them, reported to the referee, destroyed when they are void.
+//!
+//! The kernel decides whether an object exists; the table only says which ones are ours. So an
+//! object that somebody removed behind our back is found gone by the next who asks.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
+use dipc_wire::keeper::Account;
+use dipc_wire::peer::{Asked, PeerFrame, Reported};
+use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, SysvError, may_use};
+
+use crate::clients::pieces;
+use crate::objects::{ObjectRecord, ObjectState, ObjectTable};
+use crate::sys::{credentials, ipc};
+
+/// Objects in one piece of a report.
+const REPORT_OBJECTS: usize = 2048;
+
+/// What a `*get` wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// Which kind.
+    pub kind: Kind,
+    /// The key.
+    pub key: Key,
+    /// The flags of the call; 0 only asks where the object is.
+    pub flags: i32,
+    /// Semaphores, bytes, or 0.
+    pub size: u64,
+    /// Which call it is.
+    pub nonce: Option<Nonce>,
+}
+
+/// What the referee said of an object we made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Publish it.
+    Confirmed,
+    /// Destroy it.
+    Denied,
+}
+
+/// What a look at an object found.
+pub enum Look {
+    /// It is there.
+    Is(Asked, KernelId),
+    /// It is not.
+    Gone,
+}
+
+/// The objects of this node.
+pub struct Home {
+    objects: Mutex<ObjectTable>,
+    awaited: Mutex<HashMap<ObjectId, Sender<Verdict>>>,
+}
+
+impl Home {
+    /// Opens the table in `state_dir`, and drops what the kernel no longer has.
+    pub fn open(state_dir: &Path) -> io::Result<Home> {
+        let mut objects = ObjectTable::open(state_dir)?;
+        for record in objects.iter()? {
+            if !is_still(&record) {
+                objects.remove(record.id)?;
+            }
+        }
+        Ok(Home { objects: Mutex::new(objects), awaited: Mutex::default() })
+    }
+
+    /// Makes an object, unpublished, as its creator; the referee's verdict comes by the channel.
+    pub fn create(
+        &self,
+        want: &Want,
+        account: &Account,
+        claim: ClaimNo,
+        id: ObjectId,
+    ) -> Result<(KernelId, Receiver<Verdict>), SysvError> {
+        let mode = want.flags & PERMISSIONS;
+        let made = credentials::with_effective(account, || ipc::create(want.kind, want.size, mode));
+        let kernel = made.map_err(|_| SysvError::EPERM)??;
+        let record = ObjectRecord {
+            id,
+            kind: want.kind,
+            key: want.key,
+            kernel,
+            creator_uid: account.uid,
+            creator_gid: account.gid,
+            nonce: want.nonce.unwrap_or(Nonce(0)),
+            state: ObjectState::Unconfirmed { claim },
+        };
+        let (sender, receiver) = bounded(1);
+        self.awaited.lock().insert(id, sender);
+        if let Err(error) = self.objects.lock().insert(&record) {
+            tracing::error!(op = "create", %id, %error);
+            self.awaited.lock().remove(&id);
+            // It exists by our own right, so nothing can keep us from removing it.
+            let _ = ipc::remove(want.kind, kernel);
+            return Err(SysvError::ENOSPC);
+        }
+        Ok((kernel, receiver))
+    }
+
+    /// The referee has said what becomes of an object.
+    pub fn verdict(&self, id: ObjectId, verdict: Verdict) {
+        let published = match verdict {
+            Verdict::Confirmed => self.objects.lock().set_state(id, ObjectState::Published),
+            Verdict::Denied => self.destroy(id),
+        };
+        if let Err(error) = published {
+            tracing::error!(op = "verdict", %id, %error);
+        }
+        if let Some(waiting) = self.awaited.lock().remove(&id) {
+            // The creator may have given up; then nobody listens.
+            let _ = waiting.send(verdict);
+        }
+    }
+
+    /// Looks at an object for a caller. The order of refusals is that of `ipcget_public` in the
+    /// kernel's ipc/util.c: existence, size, permission.
+    pub fn look(&self, id: ObjectId, want: &Want, account: &Account) -> io::Result<Look> {
+        let Some(record) = self.objects.lock().find(id)? else { return Ok(Look::Gone) };
+        let Some((perm, size)) = kernel_view(&record) else {
+            self.objects.lock().remove(id)?;
+            return Ok(Look::Gone);
+        };
+        let outcome = if let ObjectState::Unconfirmed { .. } = record.state {
+            // Only its creator knows the id yet, and waits.
+            Asked::Gone
+        } else if want.flags & (IPC_CREAT | IPC_EXCL) == (IPC_CREAT | IPC_EXCL)
+            && want.nonce != Some(record.nonce)
+        {
+            Asked::Refused(SysvError::EEXIST)
+        } else if want.size > size {
+            Asked::Refused(SysvError::EINVAL)
+        } else if !permits(&perm, want.flags, account) {
+            Asked::Refused(SysvError::EACCES)
+        } else {
+            Asked::Granted
+        };
+        Ok(Look::Is(outcome, record.kernel))
+    }
+
+    /// The kernel's id and what was recorded, of a published object.
+    pub fn find(&self, id: ObjectId) -> io::Result<Option<ObjectRecord>> {
+        self.objects.lock().find(id)
+    }
+
+    /// Strikes an object off if the kernel no longer has it: `true` then.
+    pub fn strike_if_gone(&self, id: ObjectId) -> io::Result<bool> {
+        let mut objects = self.objects.lock();
+        match objects.find(id)? {
+            Some(record) if kernel_view(&record).is_some() => Ok(false),
+            Some(_) => objects.remove(id).map(|_| true),
+            None => Ok(true),
+        }
+    }
+
+    /// What the referee must know after a Hello: `Made` for what it has not confirmed.
+    pub fn unconfirmed(&self) -> io::Result<Vec<PeerFrame>> {
+        let records = self.objects.lock().iter()?;
+        let made = records.iter().filter_map(|record| match record.state {
+            ObjectState::Unconfirmed { claim } => {
+                Some(PeerFrame::Made { claim, object: reported(record) })
+            }
+            ObjectState::Published => None,
+        });
+        Ok(made.collect())
+    }
+
+    /// Everything published, for the referee.
+    pub fn report(&self) -> io::Result<Vec<PeerFrame>> {
+        let records = self.objects.lock().iter()?;
+        let published: Vec<_> = records
+            .iter()
+            .filter(|record| record.state == ObjectState::Published)
+            .map(reported)
+            .collect();
+        let pieces = pieces(&published, REPORT_OBJECTS);
+        Ok(pieces.map(|(objects, piece)| PeerFrame::Report { objects, piece }).collect())
+    }
+
+    /// Destroys everything: the referee had declared us lost, or the node is stopped.
+    pub fn destroy_all(&self) -> io::Result<usize> {
+        let records = self.objects.lock().iter()?;
+        for record in &records {
+            tracing::warn!(op = "destroy", kind = record.kind.name(), key = record.key.0,
+                id = %record.id, "its creators and users see EIDRM");
+            self.destroy(record.id)?;
+        }
+        Ok(records.len())
+    }
+
+    /// Destroys one object.
+    pub fn destroy(&self, id: ObjectId) -> io::Result<()> {
+        let mut objects = self.objects.lock();
+        if let Some(record) = objects.find(id)?
+            && kernel_view(&record).is_some()
+        {
+            // Whoever was quicker has done our work.
+            let _ = ipc::remove(record.kind, record.kernel);
+        }
+        objects.remove(id).map(|_| ())
+    }
+}
+
+fn reported(record: &ObjectRecord) -> Reported {
+    Reported { id: record.id, kind: record.kind, key: record.key }
+}
+
+/// Ownership and size of the object as the kernel has it now; `None` if it is not there, or not
+/// the one that was recorded.
+fn kernel_view(record: &ObjectRecord) -> Option<(Perm, u64)> {
+    let (perm, size) = ipc::view(record.kind, record.kernel).ok()?;
+    let same = perm.key == 0 && perm.cuid == record.creator_uid && perm.cgid == record.creator_gid;
+    same.then_some((perm, size))
+}
+
+fn is_still(record: &ObjectRecord) -> bool {
+    kernel_view(record).is_some()
+}
+
+fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {
+    let in_group = |group| account.gid == group || account.groups.contains(&group);
+    may_use(perm, flags, account.uid, in_group, account.rights)
+}

@@ -1,0 +1,278 @@
+//! One link, from the connection to its end: preamble, handshake, Hello, then a reader (the thread
+//! that runs it), a writer that drains the outbox, and a worker for what may take a moment.
+//!
+//! ```text
+//! dialler: connect ─ preamble ─ handshake ─ Hello ─▶ ◀─ Hello ─ check ─ frames
+//! dialled:  accept ─ preamble ─ handshake ─▶ Hello ─ check ─ Hello ─ (referee: admission) ─ frames
+//! ```
+//!
+//! Both ends check the other's Hello and log a mismatch by name. A link that fails is closed;
+//! whoever dials tries again.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use dipc_wire::ids::NodeId;
+use dipc_wire::limits::ADMISSION_MS;
+use dipc_wire::peer::PeerFrame;
+use dipc_wire::preamble::{Hello, Preamble, Purpose, Transport};
+
+use crate::channel::{Channel, ChannelReceiver, ChannelSender};
+use crate::clock::Deadline;
+use crate::daemon::Daemon;
+use crate::links::{Link, OUTBOX_FRAMES};
+use crate::sockets;
+
+/// Stack of the three threads of a link.
+const STACK_BYTES: usize = 256 << 10;
+/// How long a dialler waits for a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// How long the referee may take to admit a node: it may have to wait for its disk.
+const ADMISSION_WAIT: Duration = Duration::from_secs(10);
+
+/// What this node says of itself.
+pub fn own_hello(daemon: &Daemon) -> Hello {
+    let config = daemon.config();
+    let millis = |wait: Duration| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    Hello {
+        node: daemon.links.me(),
+        incarnation: daemon.incarnation,
+        epoch: daemon.epoch(),
+        address: config.this_machine,
+        referee: config.referee,
+        order: daemon.order,
+        transport: Transport::Tcp,
+        transfer_mode: config.transfer.mode,
+        page_bytes: config.transfer.page_bytes,
+        lease_ms: millis(config.liveness.lease),
+        node_timeout_ms: millis(config.liveness.node_timeout),
+    }
+}
+
+/// Why two nodes do not link: each thing that must be equal, by its name in dipc.conf.
+fn mismatch(ours: &Hello, theirs: &Hello) -> Option<String> {
+    let differ = |entry: &str, here: &dyn std::fmt::Debug, there: &dyn std::fmt::Debug| {
+        Some(format!("{entry}: here {here:?}, there {there:?}"))
+    };
+    if ours.transport != theirs.transport {
+        differ("-u (transport)", &ours.transport, &theirs.transport)
+    } else if ours.order != theirs.order {
+        differ("-n (byte order)", &ours.order, &theirs.order)
+    } else if ours.transfer_mode != theirs.transfer_mode {
+        differ("transfer_mode", &ours.transfer_mode, &theirs.transfer_mode)
+    } else if ours.page_bytes != theirs.page_bytes {
+        differ("dipc_page_size", &ours.page_bytes, &theirs.page_bytes)
+    } else if ours.referee != theirs.referee {
+        differ("referee", &ours.referee, &theirs.referee)
+    } else if ours.node_timeout_ms < theirs.lease_ms.saturating_add(theirs.lease_ms / 50) {
+        differ("node_timeout here, lease there (ms)", &ours.node_timeout_ms, &theirs.lease_ms)
+    } else {
+        None
+    }
+}
+
+/// Keeps a link to `address` up while the daemon wants one.
+pub fn dial(daemon: &Arc<Daemon>, address: SocketAddr) {
+    let mut said = String::new();
+    while daemon.wants_to_dial(address) {
+        let ended = connect(daemon, address).and_then(|channel| greet(daemon, channel, address));
+        match ended {
+            Ok(()) => said.clear(),
+            Err(error) => {
+                let error = error.to_string();
+                if error != said {
+                    let role = if address == daemon.config().referee { "referee" } else { "peer" };
+                    tracing::warn!(op = "dial", peer = %address, role, %error, "trying again");
+                    said = error;
+                }
+            }
+        }
+        daemon.pause(daemon.config().liveness.heartbeat.min(Duration::from_millis(500)));
+    }
+}
+
+fn connect(daemon: &Daemon, address: SocketAddr) -> io::Result<Channel> {
+    let config = daemon.config();
+    let stream = sockets::dial(config.this_machine.ip(), address, &config.liveness, CONNECT_WAIT)?;
+    let deadline = Duration::from_millis(ADMISSION_MS);
+    io::Write::write_all(&mut &stream, &Preamble(Purpose::Link).encode())?;
+    let key = config.cluster_key.offered();
+    let socket = OwnedFd::from(stream);
+    Channel::initiate(socket, key, config.cipher, daemon.order, deadline).map_err(io::Error::other)
+}
+
+/// The dialler's side of Hello, then the link until it ends.
+fn greet(daemon: &Arc<Daemon>, mut channel: Channel, address: SocketAddr) -> io::Result<()> {
+    let ours = own_hello(daemon);
+    channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
+    let theirs = read_hello(&mut channel)?;
+    if let Some(why) = mismatch(&ours, &theirs) {
+        return Err(io::Error::other(format!("refused: {why}")));
+    }
+    if theirs.address != address || !theirs.node.is_admitted() {
+        let why = format!("refused: it calls itself node {} at {}", theirs.node, theirs.address);
+        return Err(io::Error::other(why));
+    }
+    let running = Running::start(daemon, channel, &theirs)?;
+    if address == daemon.config().referee {
+        daemon.links.set_referee(theirs.node);
+    }
+    daemon.links.insert(theirs.node, running.link.clone());
+    running.run(daemon, theirs.node);
+    Ok(())
+}
+
+/// The dialled side, after the preamble. `proven` is called when the peer has shown the key.
+pub fn accept(
+    daemon: &Arc<Daemon>,
+    stream: TcpStream,
+    from: IpAddr,
+    proven: impl FnOnce(),
+) -> io::Result<()> {
+    let config = daemon.config();
+    let keys = config.cluster_key.accepted();
+    let deadline = Duration::from_millis(ADMISSION_MS);
+    let socket = OwnedFd::from(stream);
+    let channel = Channel::respond_to_any(socket, &keys, config.cipher, daemon.order, deadline);
+    let mut channel = channel.map_err(io::Error::other)?;
+    let theirs = read_hello(&mut channel)?;
+    proven();
+    let ours = own_hello(daemon);
+    channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
+    if let Some(why) = mismatch(&ours, &theirs) {
+        return Err(io::Error::other(format!("refused: {why}")));
+    }
+    if theirs.address.ip() != from {
+        let why = format!("refused: it says that it listens at {}", theirs.address);
+        return Err(io::Error::other(why));
+    }
+    let running = Running::start(daemon, channel, &theirs)?;
+    let node = match daemon.names() {
+        Some(names) => {
+            let number = names.link_up(daemon, &theirs, Some(running.link.clone()));
+            admission(&number).inspect_err(|_| daemon.unlinked(running.link.number))?
+        }
+        None if theirs.node.is_admitted() => {
+            daemon.links.insert(theirs.node, running.link.clone());
+            theirs.node
+        }
+        None => {
+            let why = "refused: it has no number yet and must go to the referee first";
+            return Err(io::Error::other(why));
+        }
+    };
+    running.run(daemon, node);
+    Ok(())
+}
+
+fn admission(number: &Receiver<Result<NodeId, String>>) -> io::Result<NodeId> {
+    match number.recv_timeout(ADMISSION_WAIT) {
+        Ok(Ok(node)) => Ok(node),
+        Ok(Err(why)) => Err(io::Error::other(format!("refused: {why}"))),
+        Err(_) => Err(io::Error::other("the referee's record could not be written in time")),
+    }
+}
+
+fn read_hello(channel: &mut Channel) -> io::Result<Hello> {
+    let mut bytes = [0; Hello::BYTES];
+    channel
+        .receive_exact(
+            &mut bytes,
+            Deadline::after(Some(Duration::from_millis(ADMISSION_MS))).left(),
+        )
+        .map_err(io::Error::other)?;
+    Hello::decode(&bytes).map_err(io::Error::other)
+}
+
+/// A link whose Hellos have passed.
+struct Running {
+    link: Arc<Link>,
+    receiver: ChannelReceiver,
+    /// Held so that the writer ends when the link does.
+    stop_writer: crossbeam_channel::Sender<()>,
+}
+
+impl Running {
+    fn start(daemon: &Daemon, channel: Channel, theirs: &Hello) -> io::Result<Running> {
+        let socket = TcpStream::from(channel.socket().try_clone()?);
+        let (sender, receiver) = channel.split();
+        let (outbox, frames) = bounded(OUTBOX_FRAMES);
+        let (stop_writer, stopped) = bounded(0);
+        let number = daemon.links.next_number();
+        let link = Link::new(number, theirs.address, theirs.incarnation, outbox, socket);
+        let link = Arc::new(link);
+        let written = link.clone();
+        thread::Builder::new().name("link-writer".into()).stack_size(STACK_BYTES).spawn(
+            move || {
+                write(sender, &frames, &stopped, &written);
+            },
+        )?;
+        Ok(Running { link, receiver, stop_writer })
+    }
+
+    /// Reads until the link ends.
+    fn run(mut self, daemon: &Arc<Daemon>, node: NodeId) {
+        tracing::info!(op = "linked", peer = %node, address = %self.link.address,
+            incarnation = self.link.incarnation.0);
+        let (work, jobs) = unbounded();
+        let worker = {
+            let daemon = daemon.clone();
+            let work = move || daemon.work(node, &jobs);
+            thread::Builder::new().name("link-worker".into()).stack_size(STACK_BYTES).spawn(work)
+        };
+        daemon.linked(node);
+        let ended = self.read(daemon, node, &work);
+        self.link.close();
+        drop((self.stop_writer, work));
+        if daemon.links.remove(node, &self.link) {
+            tracing::info!(op = "unlinked", peer = %node, reason = %ended);
+        }
+        daemon.unlinked(self.link.number);
+        // A worker that panicked has ended the whole daemon.
+        let _ = worker.map(|worker| worker.join());
+    }
+
+    fn read(
+        &mut self,
+        daemon: &Arc<Daemon>,
+        node: NodeId,
+        work: &crossbeam_channel::Sender<PeerFrame>,
+    ) -> String {
+        loop {
+            match self.receiver.receive::<PeerFrame>() {
+                Ok(Some((frame, _))) if daemon.links.is_current(node, &self.link) => {
+                    daemon.links.heard(node);
+                    daemon.receive(node, self.link.number, frame, work);
+                }
+                Ok(Some(_)) => return "replaced by a newer link".into(),
+                Ok(None) => return "closed".into(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+}
+
+fn write(
+    mut sender: ChannelSender,
+    frames: &Receiver<PeerFrame>,
+    stopped: &Receiver<()>,
+    link: &Link,
+) {
+    loop {
+        let frame = crossbeam_channel::select! {
+            recv(frames) -> frame => frame,
+            recv(stopped) -> _ => return,
+        };
+        let Ok(frame) = frame else { return };
+        if sender.send(&frame, &[]).is_err() {
+            link.close();
+            return;
+        }
+    }
+}

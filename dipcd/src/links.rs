@@ -1,0 +1,352 @@
+//! The links of this node: who is linked, who was heard when, and how a frame gets to a node.
+//!
+//! Posting never waits: an outbox is bounded, and a full one means a peer that takes nothing, so
+//! its link is closed. A frame to a node without a link is dropped; every exchange repeats itself
+//! after the next Hello. Frames from one thread to one node arrive in the order they were posted.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dipc_core::referee::LinkNo;
+use dipc_wire::ids::{Incarnation, NodeId, Req};
+use dipc_wire::peer::{Member, PeerFrame};
+
+use crate::clock::{Deadline, now_ms};
+use crate::questions::{Came, Questions};
+
+/// Frames that may wait for one peer.
+pub const OUTBOX_FRAMES: usize = 8192;
+
+/// One link, as those who post to it see it.
+pub struct Link {
+    /// Its number, which no other link of this dipcd has.
+    pub number: LinkNo,
+    /// Where the peer listens.
+    pub address: SocketAddr,
+    /// Which life of the peer it is with.
+    pub incarnation: Incarnation,
+    outbox: Sender<PeerFrame>,
+    socket: TcpStream,
+}
+
+impl Link {
+    /// A link whose writer takes frames from the other end of `outbox`.
+    pub fn new(
+        number: LinkNo,
+        address: SocketAddr,
+        incarnation: Incarnation,
+        outbox: Sender<PeerFrame>,
+        socket: TcpStream,
+    ) -> Link {
+        Link { number, address, incarnation, outbox, socket }
+    }
+
+    /// Sends a frame; a peer that takes none loses the link.
+    pub fn post(&self, frame: PeerFrame) {
+        if self.outbox.try_send(frame).is_err() {
+            self.close();
+        }
+    }
+
+    /// Ends it: its reader and writer notice.
+    pub fn close(&self) {
+        // An error says that it is closed already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The node was declared lost, or nobody knows it.
+    Lost,
+    /// The bound of the asker passed.
+    TimedOut,
+}
+
+/// A node we know of.
+struct Peer {
+    address: SocketAddr,
+    /// When a frame of it last came, or since when we know it.
+    heard_ms: u64,
+    lost: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    links: HashMap<NodeId, Arc<Link>>,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+/// The links of this node.
+pub struct Links {
+    me: AtomicU8,
+    referee: AtomicU8,
+    last_number: AtomicU64,
+    /// Frames of this node to itself; drained by a thread like any link's.
+    own: Sender<PeerFrame>,
+    table: Mutex<Table>,
+    changed: Condvar,
+    /// The open questions.
+    pub questions: Questions,
+}
+
+impl Links {
+    /// No link yet. `own` takes what this node says to itself.
+    pub fn new(own: Sender<PeerFrame>) -> Links {
+        Links {
+            me: AtomicU8::new(0),
+            referee: AtomicU8::new(0),
+            last_number: AtomicU64::new(0),
+            own,
+            table: Mutex::default(),
+            changed: Condvar::new(),
+            questions: Questions::default(),
+        }
+    }
+
+    /// A number for a new link.
+    pub fn next_number(&self) -> LinkNo {
+        LinkNo(self.last_number.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// This node's number, [`NodeId::NONE`] before its first admission.
+    pub fn me(&self) -> NodeId {
+        NodeId::new(self.me.load(Ordering::Acquire)).unwrap_or(NodeId::NONE)
+    }
+
+    /// Takes the number the referee gave.
+    pub fn set_me(&self, node: NodeId) {
+        let _table = self.table.lock();
+        self.me.store(node.number(), Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// A link is up. An older one of the same node is closed: its frames are not to be believed.
+    pub fn insert(&self, node: NodeId, link: Arc<Link>) {
+        let mut table = self.table.lock();
+        let peer = Peer { address: link.address, heard_ms: now_ms(), lost: false };
+        table.peers.insert(node, peer);
+        let replaced = table.links.insert(node, link);
+        self.changed.notify_all();
+        drop(table);
+        if let Some(old) = replaced {
+            old.close();
+            self.questions.broken(node);
+        }
+    }
+
+    /// A link has ended: `false` if another took its place before.
+    pub fn remove(&self, node: NodeId, link: &Arc<Link>) -> bool {
+        let mut table = self.table.lock();
+        let ours = table.links.get(&node).is_some_and(|current| Arc::ptr_eq(current, link));
+        if ours {
+            table.links.remove(&node);
+            self.changed.notify_all();
+        }
+        drop(table);
+        if ours {
+            self.questions.broken(node);
+        }
+        ours
+    }
+
+    /// Whether this link is still the node's: a frame of a replaced one is discarded.
+    pub fn is_current(&self, node: NodeId, link: &Arc<Link>) -> bool {
+        self.table.lock().links.get(&node).is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
+    /// Sends a frame to a node, perhaps ourselves.
+    pub fn post(&self, node: NodeId, frame: PeerFrame) {
+        if node == self.me() && node.is_admitted() {
+            self.post_to_ourselves(frame);
+            return;
+        }
+        let link = self.table.lock().links.get(&node).cloned();
+        if let Some(link) = link {
+            link.post(frame);
+        }
+    }
+
+    /// Says something to ourselves, by the road of all other frames.
+    pub fn post_to_ourselves(&self, frame: PeerFrame) {
+        // The queue is unbounded and its reader lives as long as we do.
+        let _ = self.own.send(frame);
+    }
+
+    /// Asks a node and waits for the answer; asks again on each new link.
+    pub fn ask(
+        &self,
+        node: NodeId,
+        deadline: Deadline,
+        frame: impl Fn(Req) -> PeerFrame,
+    ) -> Result<PeerFrame, Unanswered> {
+        loop {
+            self.await_link(node, deadline)?;
+            let (req, answer) = self.questions.open(node);
+            self.post(node, frame(req));
+            match self.await_answer(node, &answer, deadline) {
+                Ok(Some(Came::Answer(frame))) => return Ok(frame),
+                Ok(_) => self.questions.give_up(req),
+                Err(why) => {
+                    self.questions.give_up(req);
+                    return Err(why);
+                }
+            }
+        }
+    }
+
+    /// Waits for an answer; `None` when it must be asked again.
+    fn await_answer(
+        &self,
+        node: NodeId,
+        answer: &crossbeam_channel::Receiver<Came>,
+        deadline: Deadline,
+    ) -> Result<Option<Came>, Unanswered> {
+        match answer.recv_timeout(deadline.left()) {
+            Ok(Came::Broken) if self.is_lost(node) => Err(Unanswered::Lost),
+            Ok(came) => Ok(Some(came)),
+            Err(RecvTimeoutError::Timeout) if deadline.is_over() => Err(Unanswered::TimedOut),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Waits until `node` can be posted to.
+    pub fn await_link(&self, node: NodeId, deadline: Deadline) -> Result<(), Unanswered> {
+        let mut table = self.table.lock();
+        loop {
+            if (node == self.me() && node.is_admitted()) || table.links.contains_key(&node) {
+                return Ok(());
+            }
+            match table.peers.get(&node) {
+                Some(peer) if peer.lost => return Err(Unanswered::Lost),
+                _ if deadline.is_over() => return Err(Unanswered::TimedOut),
+                _ => {}
+            }
+            self.changed.wait_for(&mut table, deadline.left());
+        }
+    }
+
+    /// Who is referee, once a link to it was up.
+    pub fn await_referee(&self, deadline: Deadline) -> Result<NodeId, Unanswered> {
+        let mut table = self.table.lock();
+        loop {
+            let referee = NodeId::new(self.referee.load(Ordering::Acquire));
+            match referee.filter(|referee| referee.is_admitted()) {
+                Some(referee) if self.me().is_admitted() => return Ok(referee),
+                _ if deadline.is_over() => return Err(Unanswered::TimedOut),
+                _ => self.changed.wait_for(&mut table, deadline.left()),
+            };
+        }
+    }
+
+    /// The referee, if it is known.
+    pub fn referee(&self) -> Option<NodeId> {
+        NodeId::new(self.referee.load(Ordering::Acquire)).filter(|node| node.is_admitted())
+    }
+
+    /// A link to the referee is up, or we are it.
+    pub fn set_referee(&self, node: NodeId) {
+        let _table = self.table.lock();
+        self.referee.store(node.number(), Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits until this node has a number.
+    pub fn await_admission(&self, deadline: Deadline) -> Option<NodeId> {
+        let mut table = self.table.lock();
+        loop {
+            if self.me().is_admitted() {
+                return Some(self.me());
+            }
+            if deadline.is_over() {
+                return None;
+            }
+            self.changed.wait_for(&mut table, deadline.left());
+        }
+    }
+
+    /// The referee has said who there is.
+    pub fn set_members(&self, members: &[Member]) {
+        let mut table = self.table.lock();
+        table.peers.retain(|node, _| members.iter().any(|member| member.node == *node));
+        for member in members {
+            let fresh = Peer { address: member.address, heard_ms: now_ms(), lost: false };
+            table.peers.entry(member.node).or_insert(fresh).address = member.address;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Where a node listens.
+    pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        self.table.lock().peers.get(&node).map(|peer| peer.address)
+    }
+
+    /// Every node we know of but ourselves, and where it listens.
+    pub fn others(&self) -> Vec<(NodeId, SocketAddr)> {
+        let me = self.me();
+        let table = self.table.lock();
+        let others = table.peers.iter().filter(|(node, _)| **node != me);
+        others.map(|(node, peer)| (*node, peer.address)).collect()
+    }
+
+    /// The nodes that are linked now.
+    pub fn linked(&self) -> Vec<NodeId> {
+        self.table.lock().links.keys().copied().collect()
+    }
+
+    /// A frame of a node has come.
+    pub fn heard(&self, node: NodeId) {
+        if let Some(peer) = self.table.lock().peers.get_mut(&node) {
+            peer.heard_ms = now_ms();
+        }
+    }
+
+    /// Whether a node is lost to us; one that nobody knows is.
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        if node == self.me() {
+            return false;
+        }
+        self.table.lock().peers.get(&node).is_none_or(|peer| peer.lost)
+    }
+
+    /// Declares lost whoever was not heard of for `node_timeout`, closes their links, and says who
+    /// they are, each once.
+    pub fn declare_lost(&self, node_timeout: Duration) -> Vec<NodeId> {
+        let (me, now) = (self.me(), now_ms());
+        let timeout_ms = u64::try_from(node_timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut table = self.table.lock();
+        let mut lost = Vec::new();
+        for (node, peer) in &mut table.peers {
+            if *node != me && !peer.lost && now.saturating_sub(peer.heard_ms) > timeout_ms {
+                peer.lost = true;
+                lost.push(*node);
+            }
+        }
+        let links: Vec<_> = lost.iter().filter_map(|node| table.links.remove(node)).collect();
+        self.changed.notify_all();
+        drop(table);
+        links.iter().for_each(|link| link.close());
+        lost.iter().for_each(|node| self.questions.broken(*node));
+        lost
+    }
+
+    /// Closes the link of a node; its reader notices.
+    pub fn close(&self, node: NodeId) {
+        if let Some(link) = self.table.lock().links.get(&node) {
+            link.close();
+        }
+    }
+
+    /// Closes every link, for the end.
+    pub fn close_all(&self) {
+        let links: Vec<_> = self.table.lock().links.drain().collect();
+        links.iter().for_each(|(_, link)| link.close());
+    }
+}

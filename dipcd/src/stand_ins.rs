@@ -1,0 +1,246 @@
+//! The remote processes that are served here: which stand-ins run, who may have a wire, who is
+//! fenced, and whose end is under way. The stand-ins themselves are processes (`stand_in.rs`).
+//!
+//! A ticket is good once and for ten seconds. A client whose stand-in is gone while it lives is
+//! fenced: its undo was applied, so it may release nothing more until it gets its objects anew.
+#![forbid(unsafe_code)]
+
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dipc_wire::client::WireTerms;
+use dipc_wire::ids::{ClientId, Image, NodeId, Secret, SessionId, TicketId};
+use dipc_wire::keeper::{Cause, FromStandIn, StandIn, ToStandIn};
+use dipc_wire::limits::TICKET_LIFE_MS;
+use dipc_wire::peer::{End, PeerFrame, Piece};
+use dipc_wire::sysv::SysvError;
+
+use crate::clock::now_ms;
+use crate::sys::packets;
+
+/// Tickets of one node that may be out at once.
+const TICKETS_MAX: usize = 4096;
+
+/// Why a client may not have a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    /// Its stand-in has died under an operation: that one's outcome is not known.
+    Broken,
+    /// It was believed lost, or has been told.
+    Up,
+}
+
+struct Ticket {
+    secret: Secret,
+    session: SessionId,
+    stand_in: StandIn,
+    terms: WireTerms,
+    until_ms: u64,
+}
+
+/// Where the wire of a redeemed ticket goes.
+pub struct Admitted {
+    /// Whose stand-in serves it.
+    pub stand_in: StandIn,
+    /// What to tell it.
+    pub wire: ToStandIn,
+}
+
+#[derive(Default)]
+struct Table {
+    running: HashMap<StandIn, Arc<OwnedFd>>,
+    fences: HashMap<ClientId, Fence>,
+    tickets: HashMap<TicketId, Ticket>,
+    /// Stand-ins that have yet to end a client, or an image of it.
+    burials: HashMap<(ClientId, Option<Image>), HashSet<StandIn>>,
+}
+
+/// The stand-ins of this node.
+#[derive(Default)]
+pub struct StandIns {
+    table: Mutex<Table>,
+}
+
+impl StandIns {
+    /// Whether there is one, and if not, whether there may be.
+    pub fn find(&self, stand_in: &StandIn) -> Result<bool, SysvError> {
+        let mut table = self.table.lock();
+        match table.fences.get_mut(&stand_in.client) {
+            Some(fence @ Fence::Broken) => {
+                *fence = Fence::Up;
+                Err(SysvError::EIO)
+            }
+            Some(Fence::Up) => Err(SysvError::EIDRM),
+            None => Ok(table.running.contains_key(stand_in)),
+        }
+    }
+
+    /// One was started, or found in the keeper.
+    pub fn add(&self, stand_in: StandIn, control: Arc<OwnedFd>) {
+        self.table.lock().running.insert(stand_in, control);
+    }
+
+    /// Lets one wire in.
+    pub fn issue(
+        &self,
+        id: TicketId,
+        secret: Secret,
+        session: SessionId,
+        stand_in: StandIn,
+        terms: WireTerms,
+    ) -> Result<(), SysvError> {
+        let now = now_ms();
+        let mut table = self.table.lock();
+        table.tickets.retain(|_, ticket| ticket.until_ms > now);
+        if table.tickets.len() >= TICKETS_MAX || table.tickets.contains_key(&id) {
+            return Err(SysvError::EAGAIN);
+        }
+        let until_ms = now + TICKET_LIFE_MS;
+        table.tickets.insert(id, Ticket { secret, session, stand_in, terms, until_ms });
+        Ok(())
+    }
+
+    /// A wire has come with a ticket, which is used up. `None`: unknown or too old.
+    pub fn redeem(&self, id: TicketId) -> Option<Admitted> {
+        let ticket = self.table.lock().tickets.remove(&id)?;
+        if ticket.until_ms <= now_ms() {
+            return None;
+        }
+        let Ticket { secret, session, stand_in, terms, .. } = ticket;
+        let wire = ToStandIn::Wire { image: session.image, slot: session.slot, secret, terms };
+        Some(Admitted { stand_in, wire })
+    }
+
+    /// Hands a wire to its stand-in. One that has just died is noticed by its control socket.
+    pub fn deliver(&self, admitted: &Admitted, socket: &impl AsFd) {
+        let control = self.table.lock().running.get(&admitted.stand_in).cloned();
+        if let Some(control) = control
+            && let Err(error) = packets::send(&control, &admitted.wire, &[socket.as_fd()])
+        {
+            tracing::warn!(op = "deliver", client = ?admitted.stand_in.client, %error);
+        }
+    }
+
+    /// A client, or an image of it, has ended: tells its stand-ins. `true` if none is left that
+    /// has to answer.
+    pub fn end(
+        &self,
+        client: ClientId,
+        image: Option<Image>,
+        ends: &[End],
+        cause: Cause,
+        piece: Piece,
+    ) -> bool {
+        let mut table = self.table.lock();
+        let concerned: Vec<_> = table
+            .running
+            .iter()
+            .filter(|(stand_in, _)| stand_in.client == client)
+            .map(|(stand_in, control)| (stand_in.clone(), control.clone()))
+            .collect();
+        if piece == Piece::Last {
+            if image.is_none() {
+                table.fences.remove(&client);
+                table.tickets.retain(|_, ticket| ticket.session.client != client);
+            }
+            if concerned.is_empty() {
+                return true;
+            }
+            let waited = concerned.iter().map(|(stand_in, _)| stand_in.clone()).collect();
+            table.burials.insert((client, image), waited);
+        }
+        drop(table);
+        let end = ToStandIn::End { image, ends: ends.to_vec(), cause, piece };
+        for (_, control) in &concerned {
+            // One that cannot be told has ended: its control socket says so.
+            let _ = packets::send(control, &end, &[]);
+        }
+        false
+    }
+
+    /// A node is lost: its clients' stand-ins end, and those clients are fenced.
+    pub fn lose_node(&self, node: NodeId, cause: Cause) -> usize {
+        let clients = self.clients_of(node);
+        for client in &clients {
+            self.end(*client, None, &[], cause, Piece::Last);
+            self.table.lock().fences.insert(*client, Fence::Up);
+        }
+        clients.len()
+    }
+
+    /// Ends the clients of a node that it does not know any more.
+    pub fn keep_only(&self, node: NodeId, living: &HashSet<ClientId>, cause: Cause) -> usize {
+        let clients = self.clients_of(node);
+        let gone: Vec<_> = clients.into_iter().filter(|client| !living.contains(client)).collect();
+        for client in &gone {
+            self.end(*client, None, &[], cause, Piece::Last);
+            self.table.lock().fences.insert(*client, Fence::Up);
+        }
+        let mut table = self.table.lock();
+        table.fences.retain(|client, _| client.node != node || living.contains(client));
+        gone.len()
+    }
+
+    /// A client has got an object anew.
+    pub fn lift_fence(&self, client: ClientId) {
+        self.table.lock().fences.remove(&client);
+    }
+
+    /// A stand-in's control socket is readable. Answers to post to client's nodes, and whether the
+    /// stand-in is gone.
+    pub fn heard(&self, stand_in: &StandIn, control: &OwnedFd) -> (Vec<PeerFrame>, bool) {
+        match packets::receive::<FromStandIn>(control) {
+            Ok(Some((FromStandIn::Ended { image }, _))) => {
+                (self.ended(stand_in, |ended| ended == Some(image)), false)
+            }
+            Ok(None) | Err(_) => {
+                let unexpected = {
+                    let mut table = self.table.lock();
+                    table.running.remove(stand_in);
+                    let told = table.burials.contains_key(&(stand_in.client, None));
+                    let fenced = table.fences.contains_key(&stand_in.client);
+                    if !told && !fenced {
+                        table.fences.insert(stand_in.client, Fence::Broken);
+                    }
+                    !told
+                };
+                if unexpected {
+                    tracing::warn!(op = "stand_in_died", client = ?stand_in.client);
+                }
+                (self.ended(stand_in, |_| true), true)
+            }
+        }
+    }
+
+    /// How many run, for the status.
+    pub fn count(&self) -> usize {
+        self.table.lock().running.len()
+    }
+
+    fn clients_of(&self, node: NodeId) -> HashSet<ClientId> {
+        let table = self.table.lock();
+        table.running.keys().map(|s| s.client).filter(|client| client.node == node).collect()
+    }
+
+    /// Strikes a stand-in off the burials that `concerns` names; those that are complete.
+    fn ended(
+        &self,
+        stand_in: &StandIn,
+        concerns: impl Fn(Option<Image>) -> bool,
+    ) -> Vec<PeerFrame> {
+        let mut table = self.table.lock();
+        let mut buried = Vec::new();
+        table.burials.retain(|(client, image), waited| {
+            if *client == stand_in.client && concerns(*image) {
+                waited.remove(stand_in);
+            }
+            if waited.is_empty() {
+                buried.push(PeerFrame::Buried { client: *client, image: *image });
+            }
+            !waited.is_empty()
+        });
+        buried
+    }
+}

@@ -1,0 +1,301 @@
+//! From a configuration to a running dipcd: what is checked, opened and started, in which order.
+//!
+//! Whatever can be refused is refused before anything of an earlier dipcd is touched: the state
+//! directory must be ours alone, the socket nobody else's, the port free.
+#![forbid(unsafe_code)]
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::Duration;
+
+use dipc_core::referee::{self, LinkNo};
+use dipc_wire::keeper::Held;
+use dipc_wire::peer::PeerFrame;
+
+use crate::allow::AllowList;
+use crate::cli::RunOptions;
+use crate::clients::Clients;
+use crate::config::{Config, SocketAccess};
+use crate::daemon::Daemon;
+use crate::disk::{LibDir, make_private_dir};
+use crate::home::Home;
+use crate::keep::{Found, Keep};
+use crate::links::Links;
+use crate::names::Names;
+use crate::pids::Pids;
+use crate::stand_ins::StandIns;
+use crate::sys::packets;
+use crate::undertaker::{Undertaker, Watch, Watched};
+use crate::{back_end, front_end, link, policy, sockets};
+
+/// Calls that may wait while no dipcd accepts them.
+const BACKLOG: i32 = 4096;
+/// Stack of the threads that are started once.
+const STACK_BYTES: usize = 256 << 10;
+
+/// What must stay open as long as dipcd runs.
+pub struct Lock {
+    _file: OwnedFd,
+}
+
+/// Starts everything; dipcd serves when this returns.
+pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, Lock)> {
+    raise_descriptor_limit();
+    make_state_dir(&config)?;
+    let lock = lock_state_dir(&config.state_dir)?;
+    let lib = LibDir::open(&config.lib_dir)?;
+    let allow = AllowList::of_node(&config, options.admission).map_err(|errors| joined(&errors))?;
+    let port = sockets::listen(config.this_machine)?;
+    refuse_used_socket(&config)?;
+    let (keep, found) = Keep::open(&config.state_dir)?;
+    let listener = listener(&config, &keep, &found)?;
+    let incarnation = lib.next_incarnation()?;
+    let (own, own_frames) = crossbeam_channel::unbounded();
+    let links = Links::new(own);
+    let own_link = links.next_number();
+    let names = if config.is_referee() { Some(new_names(&lib, &config, own_link)?) } else { None };
+    links.set_me(lib.node()?);
+    let daemon = Arc::new(Daemon {
+        order: options.order,
+        incarnation,
+        links,
+        home: Home::open(&config.state_dir)?,
+        clients: Clients::default(),
+        stand_ins: StandIns::default(),
+        undertaker: Undertaker::new()?,
+        keep,
+        allow: RwLock::new(allow),
+        pids: Pids::open(&config.state_dir)?,
+        names,
+        epoch: AtomicU64::new(lib.epoch()?.0),
+        dialled: Mutex::new(HashSet::new()),
+        stopping: Mutex::new(false),
+        woken: Condvar::new(),
+        starting: Mutex::new(()),
+        lib,
+        config: RwLock::new(Arc::new(config)),
+    });
+    recover(&daemon, found)?;
+    start_threads(&daemon, own_link, own_frames, port)?;
+    back_end::start(&daemon, listener)?;
+    policy::publish(&daemon.config())?;
+    Ok((daemon, lock))
+}
+
+/// Wires and calls take descriptors; the hard limit is what the administrator allows.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(op = "start", %error, "the limit on descriptors stays as it is");
+    }
+}
+
+/// The directory of a socket must be open to its users; what is ours in it is not.
+fn make_state_dir(config: &Config) -> io::Result<()> {
+    if let Some(parent) = config.socket.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| named(parent, &error))?;
+    }
+    if config.state_dir.exists() {
+        return Ok(());
+    }
+    make_private_dir(&config.state_dir)?;
+    if config.socket.starts_with(&config.state_dir) {
+        // The socket stands in it: others may pass, not look.
+        let open = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(&config.state_dir, open)?;
+    }
+    Ok(())
+}
+
+/// Refuses to be the second dipcd of a state directory.
+pub fn lock_state_dir(state_dir: &Path) -> io::Result<Lock> {
+    let path = state_dir.join("lock");
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| named(&path, &error.into()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(_) => {
+            let what = format!("{}: another dipcd is running here", state_dir.display());
+            Err(io::Error::new(io::ErrorKind::AddrInUse, what))
+        }
+    }
+}
+
+/// Somebody answers on the socket, and it is not our own keeper's.
+fn refuse_used_socket(config: &Config) -> io::Result<()> {
+    let ours = packets::connect(&config.state_dir.join("keeper.sock")).is_ok();
+    if !ours && packets::connect(&config.socket).is_ok() {
+        let what = format!("{}: another dipcd listens here", config.socket.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+    }
+    Ok(())
+}
+
+/// The socket that the keeper has held, or a new one.
+fn listener(config: &Config, keep: &Keep, found: &Found) -> io::Result<Arc<OwnedFd>> {
+    let held = found.iter().find(|(name, _)| *name == Held::Listener);
+    if let Some((_, listener)) = held
+        && config.socket.exists()
+    {
+        return Ok(listener.clone());
+    }
+    match std::fs::remove_file(&config.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(named(&config.socket, &error));
+        }
+        _ => {}
+    }
+    let SocketAccess { mode, ref group } = config.socket_access;
+    let listener = packets::listen(&config.socket, mode, BACKLOG)
+        .map_err(|error| named(&config.socket, &error))?;
+    if let Some(group) = group {
+        let gid = crate::sys::credentials::group_by_name(group.as_str());
+        let what = || io::Error::other(format!("socket_group: there is no group {group}"));
+        std::os::unix::fs::chown(&config.socket, None, Some(gid.ok_or_else(what)?))?;
+    }
+    let listener = Arc::new(listener);
+    keep.hold(Held::Listener, &listener);
+    Ok(listener)
+}
+
+fn new_names(lib: &LibDir, config: &Config, own_link: LinkNo) -> io::Result<Names> {
+    let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let bounds = referee::Config {
+        claim_timeout_ms: config.timeouts.referee.map(millis),
+        node_timeout_ms: millis(config.liveness.node_timeout),
+    };
+    Ok(Names::new(lib.referee_record()?, bounds, own_link))
+}
+
+/// Takes over what an earlier dipcd left with the keeper.
+fn recover(daemon: &Daemon, found: Found) -> io::Result<()> {
+    // Any member may hold something of them; those that do not say so at once.
+    let everyone: BTreeSet<_> =
+        (1..=dipc_wire::limits::NODES_MAX).filter_map(dipc_wire::ids::NodeId::new).collect();
+    let kept = daemon.clients.recover(&found, &everyone);
+    for (name, fd) in found {
+        let watched = match name {
+            Held::Client(client) => Watched::Client(client),
+            Held::Wire { client, slot, .. } => Watched::Wire(client, slot),
+            Held::StandIn(stand_in) => {
+                daemon.stand_ins.add(stand_in.clone(), fd.clone());
+                Watched::StandIn(stand_in)
+            }
+            Held::Listener | Held::Done(..) => continue,
+        };
+        daemon.undertaker.watch(watched, fd)?;
+    }
+    daemon.keep(kept);
+    Ok(())
+}
+
+fn start_threads(
+    daemon: &Arc<Daemon>,
+    own_link: LinkNo,
+    own_frames: crossbeam_channel::Receiver<PeerFrame>,
+    port: TcpListener,
+) -> io::Result<()> {
+    let (work, jobs) = crossbeam_channel::unbounded();
+    spawn(daemon, "own-worker", move |daemon| daemon.work(daemon.links.me(), &jobs))?;
+    spawn(daemon, "own-link", move |daemon| {
+        for frame in own_frames {
+            daemon.receive(daemon.links.me(), own_link, frame, &work);
+        }
+    })?;
+    spawn(daemon, "undertaker", undertake)?;
+    if let Some(names) = daemon.names() {
+        names.start(daemon)?;
+        let number = names.link_up(daemon, &link::own_hello(daemon), None);
+        let node = number.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+        daemon.links.set_referee(node);
+    }
+    spawn(daemon, "ticker", tick)?;
+    spawn(daemon, "front_end", move |daemon| front_end::run(daemon, &port))?;
+    daemon.dial_all();
+    Ok(())
+}
+
+fn spawn(
+    daemon: &Arc<Daemon>,
+    name: &str,
+    run: impl FnOnce(&Arc<Daemon>) + Send + 'static,
+) -> io::Result<()> {
+    let daemon = daemon.clone();
+    let thread = thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
+    thread.spawn(move || run(&daemon)).map(|_| ())
+}
+
+/// Each heartbeat: tell everyone that we live, and see who does not.
+fn tick(daemon: &Arc<Daemon>) {
+    while !daemon.is_stopping() {
+        let liveness = daemon.config().liveness;
+        for node in daemon.links.linked() {
+            daemon.links.post(node, PeerFrame::Heartbeat { sent_ms: crate::clock::now_ms() });
+        }
+        for node in daemon.links.declare_lost(liveness.node_timeout) {
+            daemon.lost(node);
+        }
+        if let Some(names) = daemon.names() {
+            names.step(daemon, referee::Event::Tick);
+        }
+        daemon.dial_all();
+        daemon.pause(liveness.heartbeat);
+    }
+}
+
+/// Acts on each end.
+fn undertake(daemon: &Arc<Daemon>) {
+    loop {
+        if let Err(error) = daemon.undertaker.wait(|what, fd| undertake_one(daemon, what, fd)) {
+            tracing::error!(op = "undertaker", %error);
+            daemon.pause(Duration::from_millis(100));
+        }
+    }
+}
+
+fn undertake_one(daemon: &Arc<Daemon>, what: &Watched, fd: &Arc<OwnedFd>) -> Watch {
+    match what {
+        Watched::Client(client) => {
+            let (kept, posts) = daemon.clients.process_ended(*client);
+            daemon.keep(kept);
+            posts.into_iter().for_each(|(node, frame)| daemon.links.post(node, frame));
+            Watch::Ends
+        }
+        Watched::StandIn(stand_in) => {
+            let (answers, gone) = daemon.stand_ins.heard(stand_in, fd);
+            for answer in answers {
+                daemon.links.post(stand_in.client.node, answer);
+            }
+            if !gone {
+                return Watch::GoesOn;
+            }
+            daemon.keep.release(&Held::StandIn(stand_in.clone()));
+            Watch::Ends
+        }
+        Watched::Wire(client, slot) => {
+            daemon.keep(daemon.clients.drop_wire(*client, *slot, fd));
+            Watch::Ends
+        }
+    }
+}
+
+fn joined(errors: &[crate::config::Error]) -> io::Error {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    io::Error::other(lines.join("\n"))
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
