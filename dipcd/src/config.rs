@@ -211,6 +211,7 @@ pub fn not_yet(config: &Config, transport: Transport) -> Vec<&'static str> {
         ("home", config.home != Home::Creator),
         ("send", config.send != Sending::Strict),
         ("container_identity", config.container_identity != ContainerIdentity::Refuse),
+        ("employer_worker_timeout", config.timeouts.employer_worker.is_some()),
         ("metrics", config.metrics.is_some()),
         ("mailbox", config.mailbox.is_some()),
     ]

@@ -119,7 +119,7 @@ pub const ENTRIES: &[Entry] = &[
     on_reload("employer_shm_timeout", "30", WAIT),
     on_reload("employer_worker_timeout", "0", WAIT),
     on_reload("shm_ak_timeout", "10", WAIT),
-    on_reload("referee_timeout", "10", WAIT),
+    at_start("referee_timeout", "10", WAIT),
     on_reload(
         "shm_hold_timeout",
         "adaptive",

@@ -114,7 +114,8 @@ impl<'a> Reader<'a> {
     fn header(&mut self, line: usize, text: &str) -> Place {
         let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let path = inner.and_then(|inner| inner.trim().strip_prefix("program"));
-        let path = path.filter(|rest| rest.starts_with(char::is_whitespace)).map(str::trim);
+        let path = path.filter(|rest| rest.starts_with(char::is_whitespace) && !rest.contains(']'));
+        let path = path.map(str::trim);
         let Some(path) = path.and_then(|path| absolute_path(path).ok()) else {
             self.error(Some(line), "", "[program PATH], an absolute path".into(), quoted(text));
             return Place::Nowhere;
