@@ -172,6 +172,8 @@ impl Session {
     pub fn step(&mut self, event: Event) -> Result<Vec<Effect>, Violation> {
         let mut effects = Vec::new();
         let next = match event {
+            // What was under way when the session ended.
+            Event::Request { .. } | Event::Abandon { .. } if self.is_ending() => Some(self.state),
             Event::Request { seq, done } if done < seq => self.request(seq, done, &mut effects),
             Event::Request { .. } => None,
             Event::Cancel { seq } => Some(self.cancel(seq, &mut effects)),
@@ -186,6 +188,10 @@ impl Session {
             None => return Err(Violation { event, passed: self.passed }),
         }
         Ok(effects)
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self.state, State::Closed | State::Running { purpose: Purpose::Ending, .. })
     }
 
     /// A new operation, or the newest one again. Numbers may be left out: an operation can be
@@ -209,7 +215,6 @@ impl Session {
             State::Running { seq: running, purpose } if seq > running && done < running => {
                 leave(running, purpose, Then::Run(seq), effects)
             }
-            State::Closed => Some(State::Closed),
             _ => None,
         }
     }
@@ -243,7 +248,6 @@ impl Session {
                 State::Idle
             }
             State::Idle | State::Kept(_) if seq >= self.passed => self.state,
-            State::Closed => return Some(State::Closed),
             _ => return None,
         };
         effects.push(Effect::AnswerAbandon { seq });
