@@ -1,1 +1,41 @@
-//! Being built.
+//! libdipc, preloaded into programs: System V calls on distributed objects go to their home, all
+//! others to libc, untouched.
+//!
+//! ```text
+//! abi ── route ──▶ kernel        the object is here, or not ours: as without us
+//!          │
+//!          └─ boundary ─▶ queues, sets ─▶ session ─▶ wire        one request, one reply
+//!                              └────────▶ client                 one call to dipcd
+//! ```
+//!
+//! We are a guest in somebody else's process: no threads, no signal handlers, no output, nothing
+//! taken from its memory (`dlmalloc` has its own), its `errno`, masks and descriptors as found.
+#![allow(clippy::missing_safety_doc)] // exported functions are safe as their manual pages say
+
+mod abi;
+mod boundary;
+mod client;
+mod identity;
+mod jump;
+mod kernel;
+mod key_path;
+mod layout;
+mod listing;
+mod log;
+mod names;
+mod policy;
+mod queues;
+mod route;
+mod session;
+mod sets;
+mod slots;
+mod socket;
+mod start;
+mod sys;
+mod thread;
+mod time;
+mod wire;
+
+/// Ours alone: a signal handler that interrupts the program's malloc may call msgsnd.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

@@ -1,0 +1,77 @@
+//! The `*get` calls: from a key to an id.
+#![forbid(unsafe_code)]
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dipc_wire::client::{Answer, Call};
+use dipc_wire::ids::{Key, Kind, Nonce, ObjectId};
+use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, SysvError};
+
+use crate::boundary::{self, Entry, fail};
+use crate::client::NoAnswer;
+use crate::route::Known;
+use crate::{client, log, policy, route, sys};
+
+/// Whether this program has ever got a distributed object: from then on it sees all of them.
+static OPTED_IN: AtomicBool = AtomicBool::new(false);
+
+/// Whether listings of this program show distributed objects.
+pub fn has_opted_in() -> bool {
+    OPTED_IN.load(Ordering::Relaxed)
+        || boundary::attempt(|_| Ok(policy::get().distributes_by_key())) == Ok(true)
+}
+
+/// A `*get`; `None` if the object is the kernel's. `size` counts the semaphores of a set.
+pub fn get(kind: Kind, key: c_int, flags: c_int, size: c_int) -> Option<c_int> {
+    let key = Key(key);
+    match boundary::attempt(|entry| ask(entry, kind, key, flags, size)) {
+        Ok(Got::Object(id)) => Some(id.raw()),
+        Ok(Got::Kernels) => None,
+        Err(error) => Some(fail(error)),
+    }
+}
+
+enum Got {
+    Object(ObjectId),
+    Kernels,
+}
+
+fn ask(entry: &Entry, kind: Kind, key: Key, flags: c_int, size: c_int) -> Result<Got, SysvError> {
+    if !policy::get().is_distributed(key, flags) {
+        return Ok(Got::Kernels);
+    }
+    let size = u64::try_from(size).map_err(|_| SysvError::EINVAL)?;
+    let nonce = Nonce(sys::random());
+    let flags = flags & (IPC_CREAT | IPC_EXCL | PERMISSIONS);
+    let answered = client::call(entry, Call::Get { kind, key, flags, size, nonce });
+    let name = kind.name();
+    match answered {
+        Ok((Answer::Object { id, place }, _)) => {
+            route::learn(kind, id, Known::from(place));
+            OPTED_IN.store(true, Ordering::Relaxed);
+            log::line(format_args!("op=get kind={name} key={:#x} id={id} {place:?}", key.0));
+            Ok(Got::Object(id))
+        }
+        Ok(_) => Err(SysvError::EIO),
+        Err(NoAnswer::Absent) if policy::is_strict() => Err(SysvError::ENOSYS),
+        Err(NoAnswer::Absent) => {
+            log::line(format_args!("op=get kind={name} key={:#x} place=kernel", key.0));
+            Ok(Got::Kernels)
+        }
+        Err(reason) => {
+            let error = SysvError::from(reason);
+            log::line(format_args!("op=get kind={name} key={:#x} errno={error:?}", key.0));
+            Err(error)
+        }
+    }
+}
+
+/// After unshare and setns: in another IPC namespace nothing is here that was here before.
+/// `flags` of 0 let setns take any namespace.
+pub fn roamed(result: c_int, flags: c_int) -> c_int {
+    if result == 0 && (flags == 0 || flags & libc::CLONE_NEWIPC != 0) {
+        route::roam();
+    }
+    result
+}
