@@ -240,11 +240,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn identity(&mut self, name: &'static str) -> Identity {
+        let errors = self.errors.len();
         let identity = self.word(name);
         if identity == Identity::Own || rustix::process::geteuid().is_root() {
             return identity;
         }
-        if self.top.contains_key(name) {
+        if self.top.contains_key(name) && self.errors.len() == errors {
             self.refuse(name, "self, for dipcd does not run as root".into());
         }
         Identity::Own
