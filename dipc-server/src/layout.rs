@@ -93,7 +93,7 @@ impl Geometry {
         let mailboxes = u32::try_from(mailboxes).ok()?;
         let within = (1..=MAILBOXES_MAX).contains(&mailboxes)
             && (1024..=u64::from(KBYTES_MAX) * 1024).contains(&mailbox_bytes)
-            && mailbox_bytes % 1024 == 0;
+            && mailbox_bytes.is_multiple_of(1024);
         within.then_some(Self { mailboxes, mailbox_bytes: mailbox_bytes as usize })
     }
 

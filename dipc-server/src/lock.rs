@@ -48,26 +48,38 @@ impl Held {
     /// With other readers.
     pub fn to_read(set: Set, mailbox: Mailbox) -> io::Result<Self> {
         let (gate, room) = mailbox.semaphores();
-        set.operate(&[Op::zero(gate), Op::add(room, -1).undone()], WAIT_MAX)?;
+        let open = Op::zero(gate);
+        let enter = Op::add(room, -1).undone();
+        if !at_once(set.operate(&[open.now(), enter.now()]))? {
+            set.operate_within(&[open, enter], WAIT_MAX)?;
+        }
         Ok(Self { set, mailbox, part: Part::Permit })
     }
 
-    /// Alone. If nobody is there, in one operation; nobody is overtaken by that: with the gate open
-    /// and the room full, whoever waited would have been let in.
+    /// Alone.
     pub fn to_write(set: Set, mailbox: Mailbox) -> io::Result<Self> {
         let (gate, room) = mailbox.semaphores();
         let open = Op::zero(gate);
         let close = Op::add(gate, 1).undone();
         let empty = Op::add(room, -ROOM).undone();
-        match set.operate(&[open.now(), close, empty.now()], WAIT_MAX) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done.map(|()| Self { set, mailbox, part: Part::Whole }),
+        if at_once(set.operate(&[open.now(), close, empty.now()]))? {
+            return Ok(Self { set, mailbox, part: Part::Whole });
         }
-        set.operate(&[open, close], WAIT_MAX)?;
+        set.operate_within(&[open, close], WAIT_MAX)?;
         let mut held = Self { set, mailbox, part: Part::Gate };
-        set.operate(&[empty], WAIT_MAX)?;
+        set.operate_within(&[empty], WAIT_MAX)?;
         held.part = Part::Whole;
         Ok(held)
+    }
+}
+
+/// Whether a first try succeeded. It overtakes nobody: with the gate open, and room enough, whoever
+/// waited would have been let in already.
+fn at_once(tried: io::Result<()>) -> io::Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -77,9 +89,9 @@ impl Drop for Held {
         let open = Op::add(gate, -1).undone();
         // Giving back never waits. It fails only when the set is gone, and then nothing is held.
         let _ = match self.part {
-            Part::Permit => self.set.operate(&[Op::add(room, 1).undone()], WAIT_MAX),
-            Part::Gate => self.set.operate(&[open], WAIT_MAX),
-            Part::Whole => self.set.operate(&[Op::add(room, ROOM).undone(), open], WAIT_MAX),
+            Part::Permit => self.set.operate(&[Op::add(room, 1).undone()]),
+            Part::Gate => self.set.operate(&[open]),
+            Part::Whole => self.set.operate(&[Op::add(room, ROOM).undone(), open]),
         };
     }
 }

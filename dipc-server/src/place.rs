@@ -28,8 +28,6 @@ use crate::sys::{Op, Reach, Segment, SegmentId, Set};
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How often it is looked at meanwhile.
 const SETTLE_STEP: Duration = Duration::from_millis(10);
-/// No operation here waits: each is for now or never.
-const NO_WAIT: Duration = Duration::ZERO;
 
 /// One server's share in the mailboxes of a port.
 #[derive(Debug)]
@@ -282,7 +280,7 @@ fn join(set: Set) -> io::Result<Option<Slot>> {
             Op::zero(slot.semaphore()).now(),
             Op::add(slot.semaphore(), 1).undone(),
         ];
-        match set.operate(&joining, NO_WAIT) {
+        match set.operate(&joining) {
             Ok(()) => return Ok(Some(slot)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if is_gone(&error) => return Ok(None),
@@ -299,7 +297,7 @@ pub fn close(set: Set) -> io::Result<bool> {
         .chain(Slot::all().map(|slot| Op::zero(slot.semaphore()).now()))
         .chain([Op::add(semaphore::CLOSED, 1)])
         .collect();
-    match set.operate(&closing, NO_WAIT) {
+    match set.operate(&closing) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_gone(&error) => Ok(false),
         Err(error) => Err(error),
@@ -313,10 +311,10 @@ fn leave(port: u16, reach: Reach, set: Set, slot: Slot) -> Result<(), Failure> {
         .chain(Slot::all().map(|slot| Op::zero(slot.semaphore()).now()))
         .chain([Op::add(semaphore::CLOSED, 1)])
         .collect();
-    match set.operate(&last, NO_WAIT) {
+    match set.operate(&last) {
         Ok(()) => remove(port, reach, set),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            set.operate(&[slot], NO_WAIT).or_else(unless_gone).map_err(|e| refused(port, e))
+            set.operate(&[slot]).or_else(unless_gone).map_err(|e| refused(port, e))
         }
         Err(error) => unless_gone(error).map_err(|error| refused(port, error)),
     }

@@ -138,31 +138,39 @@ impl Set {
         checked(unsafe { libc::semctl(self.0, 0, libc::SETALL, values.as_ptr()) }).map(drop)
     }
 
-    /// Does all operations at once, or none. Waits at most `bound`, signals not counted; then, or
-    /// at once for one that is not to be waited for, `WouldBlock`.
-    pub fn operate(self, operations: &[Op], bound: Duration) -> io::Result<()> {
-        let mut left = bound;
-        let mut end = None;
+    /// Does all operations at once, or none and `WouldBlock`: for operations that are not to be
+    /// waited for, and for those that never wait.
+    pub fn operate(self, operations: &[Op]) -> io::Result<()> {
         loop {
-            match self.operate_once(operations, left) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    let end = *end.get_or_insert_with(|| Instant::now() + bound);
-                    left = end.saturating_duration_since(Instant::now());
-                }
+            match self.operate_once(operations, ptr::null()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => return done,
             }
         }
     }
 
-    fn operate_once(self, operations: &[Op], bound: Duration) -> io::Result<()> {
-        let bound = libc::timespec {
-            tv_sec: bound.as_secs() as libc::time_t,
-            tv_nsec: bound.subsec_nanos().into(),
-        };
+    /// Does all operations at once, or none. Waits for that at most `bound`, however many signals
+    /// come; then `WouldBlock`.
+    pub fn operate_within(self, operations: &[Op], bound: Duration) -> io::Result<()> {
+        let until = Instant::now() + bound;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = libc::timespec {
+                tv_sec: left.as_secs() as libc::time_t,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match self.operate_once(operations, &left) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn operate_once(self, operations: &[Op], bound: *const libc::timespec) -> io::Result<()> {
         let first = operations.as_ptr().cast::<libc::sembuf>().cast_mut();
-        // SAFETY: `first` is `operations.len()` sembufs, which an Op is (transparent); semtimedop
-        // only reads them, and the timespec.
-        checked(unsafe { semtimedop(self.0, first, operations.len(), &bound) }).map(drop)
+        // SAFETY: `first` is `operations.len()` sembufs, which an Op is (transparent), and `bound`
+        // is null or a caller's timespec; semtimedop only reads them.
+        checked(unsafe { semtimedop(self.0, first, operations.len(), bound) }).map(drop)
     }
 
     /// Removes it; whoever waits gets `EIDRM`.
