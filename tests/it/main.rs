@@ -1,1 +1,16 @@
-fn main() {}
+//! The tests of DIPC on real processes: one binary, a chapter a file. `cargo xtask test` builds
+//! what they need and runs them; `--long` asks for the full counts.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod differential_queues;
+mod differential_sets;
+mod exactly_once;
+mod failures;
+mod hello;
+mod many;
+mod semaphores;
+mod tidy;
+mod traps;
+
+mod differential;

@@ -1,0 +1,99 @@
+//! What the two differential chapters share: a program of cases (`tests/c/*_cases.c`) is run by the
+//! kernel, under libdipc with the objects at home here, under libdipc with the objects at home on
+//! another node, and under libdipc without opting in. The four must print the same lines.
+//!
+//! The programs run in IPC namespaces. On the node where nothing may be made the kernel allows no
+//! object at all, so a call that slipped past libdipc would show as ENOSPC.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::Command;
+
+use dipc_tests::{Cluster, Limits, Machine, machine::Network, process::Running, programs, skip};
+
+/// Objects that a kernel allows where objects are made; the cases use them up.
+const OBJECTS: u32 = 24;
+/// `IPC_DIPC`, in octal.
+const OPT_IN: &str = "010000";
+/// The first key of the cases.
+const KEY: &str = "0x5ca50000";
+
+/// Runs one program of cases in all four ways; `name` is the test's.
+#[track_caller]
+pub fn compare(name: &str, program: &str) {
+    if skip::needs_root(name) {
+        return;
+    }
+    let native = by_the_kernel(&programs::cases(program));
+    let rows = native.lines().count();
+    assert!(rows > 15, "only {rows} rows:\n{native}");
+    assert!(!native.contains("killed by signal 14"), "a case never ended:\n{native}");
+    let cluster = Cluster::of(2).objects(1, OBJECTS).objects(2, 0).start();
+    let cases = cluster.install(&programs::cases(program));
+    let differences = [
+        ("without opting in", not_opted_in(&cluster, &cases)),
+        ("with the home here", home_here(&cluster, &cases)),
+        ("with the home elsewhere", home_elsewhere(&cluster, &cases)),
+    ];
+    let report: String =
+        differences.iter().map(|(how, lines)| compare_lines(how, &native, lines)).collect();
+    assert!(report.is_empty(), "{program} under libdipc differs from the kernel:\n{report}");
+}
+
+fn by_the_kernel(cases: &Path) -> String {
+    let machine = Machine::new(Limits::Objects(OBJECTS), Network::Shared);
+    let mut command = Command::new(cases);
+    prepare(&mut command);
+    machine.run(command).expect_success()
+}
+
+fn prepare(command: &mut Command) {
+    command.env("DIPC_TEST_KEY", KEY).env("DIPC_TEST_LIMIT", OBJECTS.to_string());
+}
+
+fn not_opted_in(cluster: &Cluster, cases: &Path) -> String {
+    let mut command = cluster.node(1).command(cases, &[]);
+    prepare(&mut command);
+    command.env("DIPC_KEYS", "none");
+    cluster.node(1).machine().run(command).expect_success()
+}
+
+fn home_here(cluster: &Cluster, cases: &Path) -> String {
+    let mut command = cluster.node(1).command(cases, &[]);
+    prepare(&mut command);
+    command.env("DIPC_TEST_FLAG", OPT_IN);
+    cluster.node(1).machine().run(command).expect_success()
+}
+
+fn home_elsewhere(cluster: &Cluster, cases: &Path) -> String {
+    let socket = cluster.directory().join("maker");
+    let _maker = start_maker(cluster, &socket);
+    let mut command = cluster.node(2).command(cases, &[]);
+    prepare(&mut command);
+    command.env("DIPC_TEST_FLAG", OPT_IN).env("DIPC_TEST_MAKER", &socket);
+    cluster.node(2).machine().run(command).expect_success()
+}
+
+fn start_maker(cluster: &Cluster, socket: &Path) -> Running {
+    let maker = cluster.install(&programs::helper("maker"));
+    let path = socket.to_str().expect("a plain path");
+    let maker = cluster.node(1).spawn(maker, &[path]);
+    maker.wait_for("ready");
+    maker
+}
+
+/// Every line of `native` that `other` has not at the same place, with what it has there.
+fn compare_lines(how: &str, native: &str, other: &str) -> String {
+    let mut report = String::new();
+    let (mut expected, mut found) = (native.lines(), other.lines());
+    loop {
+        match (expected.next(), found.next()) {
+            (None, None) => return report,
+            (one, two) if one == two => {}
+            (one, two) => {
+                let [one, two] = [one, two].map(|line| line.unwrap_or("(no line)"));
+                report += &format!("{how}:\n  kernel {one}\n  here   {two}\n");
+            }
+        }
+    }
+}

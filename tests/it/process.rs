@@ -1,0 +1,305 @@
+//! One running program: its output as it comes, its end with a deadline, and its death when
+//! dropped. Nothing here waits without a bound.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::Timespec;
+
+/// How long anything may take that the tests do not bound themselves.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What became of a program.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl Output {
+    /// The standard output of a program that ended well; panics with everything it said otherwise.
+    #[track_caller]
+    pub fn expect_success(self) -> String {
+        assert!(self.status.success(), "{}: {}{}", self.status, self.out, self.err);
+        self.out
+    }
+}
+
+#[derive(Default)]
+struct Streams {
+    text: Mutex<Text>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Text {
+    out: Vec<u8>,
+    err: Vec<u8>,
+    open: usize,
+}
+
+/// A program that was started and is killed when this is dropped.
+pub struct Running {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    streams: Arc<Streams>,
+}
+
+impl Running {
+    /// Takes over a child whose three streams are pipes.
+    pub fn new(name: &str, mut child: Child) -> Running {
+        let streams = Arc::new(Streams::default());
+        let out = child.stdout.take().expect("standard output is a pipe");
+        let err = child.stderr.take().expect("standard error is a pipe");
+        streams.text.lock().unwrap_or_else(PoisonError::into_inner).open = 2;
+        collect(out, Arc::clone(&streams), |text| &mut text.out);
+        collect(err, Arc::clone(&streams), |text| &mut text.err);
+        let input = child.stdin.take();
+        Running { name: name.to_owned(), child, input, streams }
+    }
+
+    /// Makes the streams of a command pipes.
+    pub fn pipes(command: &mut Command) {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal; it may have ended already.
+    pub fn signal(&self, signal: Signal) {
+        let sent = rustix::process::kill_process(Pid::from_child(&self.child), signal);
+        assert!(matches!(sent, Ok(()) | Err(rustix::io::Errno::SRCH)), "{}: {sent:?}", self.name);
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("its standard input is open");
+        writeln!(input, "{line}").expect("it reads its standard input");
+    }
+
+    /// Closes its standard input.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits until it has printed `words` (on either stream).
+    #[track_caller]
+    pub fn wait_for(&self, words: &str) {
+        self.wait_for_many(words, 1);
+    }
+
+    /// Waits until it has printed `words` that often.
+    #[track_caller]
+    pub fn wait_for_many(&self, words: &str, times: usize) {
+        let end = Instant::now() + PATIENCE;
+        let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (out, err) = (lossy(&text.out), lossy(&text.err));
+            if out.matches(words).count() + err.matches(words).count() >= times {
+                return;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let hopeless = left.is_zero() || text.open == 0;
+            assert!(!hopeless, "{} never said {words:?}: {out}{err}", self.name);
+            let waited = self.streams.came.wait_timeout(text, left);
+            text = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for its standard output's line `index`, counted from 0.
+    #[track_caller]
+    pub fn line(&self, index: usize) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let out = lossy(&text.out);
+            if out.matches('\n').count() > index {
+                return out.lines().nth(index).unwrap_or_default().to_owned();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let hopeless = left.is_zero() || text.open == 0;
+            assert!(!hopeless, "{} says no more: {out}{}", self.name, lossy(&text.err));
+            let waited = self.streams.came.wait_timeout(text, left);
+            text = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits until it sleeps and goes on sleeping: it waits inside the call it last made.
+    #[track_caller]
+    pub fn wait_until_asleep(&self) {
+        let status = format!("/proc/{}/status", self.pid());
+        let (mut before, mut same) = (String::new(), 0);
+        wait_until(&format!("{} waits", self.name), || {
+            let now = fs::read_to_string(&status).unwrap_or_default();
+            let field = |name| now.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            let asleep = field("State:").contains('S');
+            let switches = field("voluntary_ctxt_switches").to_owned();
+            same = if asleep && switches == before { same + 1 } else { 0 };
+            before = switches;
+            (same > 20).then_some(())
+        });
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(self) -> Output {
+        self.wait_within(PATIENCE)
+    }
+
+    /// Waits for its end, and panics with what it said when that is not before `limit`.
+    #[track_caller]
+    pub fn wait_within(mut self, limit: Duration) -> Output {
+        self.input = None;
+        let end = Instant::now() + limit;
+        let pid = Pid::from_child(&self.child);
+        let ended = wait_for_end(pid, limit);
+        if !ended {
+            let text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
+            let (out, err) = (lossy(&text.out), lossy(&text.err));
+            panic!("{} still runs after {limit:?}: {out}{err}", self.name);
+        }
+        let status = self.child.wait().expect("it has ended");
+        let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = end.max(Instant::now() + Duration::from_secs(2));
+        while text.open > 0 && Instant::now() < end {
+            let left = end.saturating_duration_since(Instant::now());
+            let waited = self.streams.came.wait_timeout(text, left);
+            text = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Output { status, out: lossy(&text.out), err: lossy(&text.err) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Reads a stream to its end in a thread that ends with it.
+fn collect(
+    mut from: impl Read + Send + 'static,
+    streams: Arc<Streams>,
+    into: impl Fn(&mut Text) -> &mut Vec<u8> + Send + 'static,
+) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = from.read(&mut buffer).unwrap_or(0);
+            let mut text = streams.text.lock().unwrap_or_else(PoisonError::into_inner);
+            into(&mut text).extend_from_slice(&buffer[..length]);
+            if length == 0 {
+                text.open -= 1;
+            }
+            streams.came.notify_all();
+            if length == 0 {
+                return;
+            }
+        }
+    });
+}
+
+/// Waits until a process has ended; false when it has not within `limit`.
+pub fn wait_for_end(pid: Pid, limit: Duration) -> bool {
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("a test's patience fits");
+        let mut watched = [PollFd::new(&pidfd, PollFlags::IN)];
+        match poll(&mut watched, Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll on a pidfd: {error}"),
+        }
+    }
+}
+
+/// Repeats `look` until it gives something; panics when it does not within [`PATIENCE`]. For what
+/// no descriptor announces.
+#[track_caller]
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "never came about: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The processes that carry `mark` in their command line or environment, without this one.
+pub fn marked(mark: &Path) -> Vec<Pid> {
+    let mark = mark.as_os_str().as_encoded_bytes();
+    let carries = |directory: &Path| {
+        ["cmdline", "environ"].iter().any(|file| {
+            let bytes = fs::read(directory.join(file)).unwrap_or_default();
+            bytes.windows(mark.len()).any(|window| window == mark)
+        })
+    };
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let other = number as u32 != std::process::id();
+            (other && carries(&entry.path())).then(|| Pid::from_raw(number)).flatten()
+        })
+        .collect()
+}
+
+/// Kills every process that carries `mark`, and waits until none is left.
+pub fn kill_marked(mark: &Path) {
+    for _ in 0..100 {
+        let pids = marked(mark);
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                // It may have ended in this moment, which is what is wanted.
+                let _ = pidfd_send_signal(pidfd.as_fd(), Signal::KILL);
+                wait_for_end(pid, Duration::from_secs(2));
+            }
+        }
+    }
+    assert!(thread::panicking(), "processes that do not die: {:?}", marked(mark));
+}
+
+/// The parent of a process, 0 when it is gone.
+pub fn parent_of(pid: Pid) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let stat = stat.unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    after_name.split_whitespace().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0)
+}

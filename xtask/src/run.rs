@@ -1,0 +1,49 @@
+//! Running cargo and what it built. Every function says on failure what failed.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("the package lies in the workspace").to_owned()
+}
+
+/// cargo, in the source tree.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Runs a command to its end, with our own streams.
+pub fn run(mut command: Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|error| format!("{name}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{name} failed ({status})")) }
+}
+
+/// Where cargo puts what it builds.
+pub fn built(profile: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| root().join("target")).join(profile)
+}
+
+/// Builds what a cluster needs and starts the harness's program for people.
+pub fn play(arguments: &[&str]) -> Result<(), String> {
+    println!("building ...");
+    run(cargo(&["build", "--quiet", "-p", "dipcd", "-p", "libdipc", "-p", "dipc-tests"]))?;
+    let mut command = Command::new(built("debug").join("dipc-play"));
+    command.args(arguments).env("DIPC_BIN", built("debug"));
+    run(command)
+}
+
+/// Builds everything as it would be installed, and measures it.
+pub fn bench() -> Result<(), String> {
+    run(cargo(&["build", "--release", "--workspace"]))?;
+    let mut command = Command::new(built("release").join("dipc-bench"));
+    command.env("DIPC_BIN", built("release"));
+    run(command)
+}

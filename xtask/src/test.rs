@@ -1,0 +1,129 @@
+//! `cargo xtask test`: format, lints, build, every test of every package; then what ran and what
+//! was skipped. A skip that tests/skips.txt does not list fails the run.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+use std::thread;
+
+use crate::run::{built, cargo, root, run};
+
+/// What the tests said.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    binaries: usize,
+    skips: Vec<String>,
+    counts: Vec<String>,
+}
+
+impl Tally {
+    fn line(&mut self, line: &str) {
+        if let Some(skip) = line.strip_prefix("SKIP ") {
+            self.skips.push(skip.to_owned());
+        } else if let Some(count) = line.strip_prefix("COUNT ") {
+            self.counts.push(count.to_owned());
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.binaries += 1;
+            self.passed += number_before(result, " passed");
+            self.failed += number_before(result, " failed");
+        }
+    }
+
+    fn join(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.binaries += other.binaries;
+        self.skips.extend(other.skips);
+        self.counts.extend(other.counts);
+    }
+}
+
+fn number_before(text: &str, word: &str) -> usize {
+    let before = text.split(word).next().unwrap_or("");
+    before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Everything there is to test.
+pub fn test(long: bool) -> Result<(), String> {
+    run(cargo(&["fmt", "--all", "--check"]))?;
+    run(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo(&["build", "--quiet", "--workspace", "--all-targets"]))?;
+    let (tally, succeeded) = run_tests(long)?;
+    report(&tally);
+    let listed = listed_skips()?;
+    let surprises: Vec<&String> = tally
+        .skips
+        .iter()
+        .filter(|skip| !listed.iter().any(|name| skip.starts_with(name)))
+        .collect();
+    if !succeeded || tally.failed > 0 {
+        return Err(format!("{} tests failed", tally.failed.max(1)));
+    }
+    if !surprises.is_empty() {
+        return Err(format!("skips that tests/skips.txt does not list: {surprises:#?}"));
+    }
+    Ok(())
+}
+
+fn run_tests(long: bool) -> Result<(Tally, bool), String> {
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    command.env("DIPC_BIN", built("debug"));
+    if long {
+        command.env("DIPC_LONG", "1");
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("cargo test: {error}"))?;
+    let out = child.stdout.take().ok_or("cargo's output is no pipe")?;
+    let errors = child.stderr.take().ok_or("cargo's errors are no pipe")?;
+    let errors = thread::spawn(move || read(errors));
+    let mut tally = read(out);
+    tally.join(errors.join().map_err(|_| "the reader of cargo's errors died")?);
+    let status = child.wait().map_err(|error| format!("cargo test: {error}"))?;
+    Ok((tally, status.success()))
+}
+
+/// Passes everything on and counts.
+fn read(stream: impl Read) -> Tally {
+    let mut tally = Tally::default();
+    for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        // libtest may have left its "test name ... " on the line before a skip's words.
+        for word in ["SKIP ", "COUNT "] {
+            if let Some(at) = line.find(word).filter(|at| *at > 0 && line.starts_with("test ")) {
+                tally.line(&line[at..]);
+            }
+        }
+        tally.line(&line);
+    }
+    tally
+}
+
+fn report(tally: &Tally) {
+    println!();
+    for count in &tally.counts {
+        println!("count    {count}");
+    }
+    for skip in &tally.skips {
+        println!("skipped  {skip}");
+    }
+    println!(
+        "ran {} tests in {} binaries: {} passed, {} failed, {} skipped",
+        tally.passed + tally.failed - tally.skips.len().min(tally.passed),
+        tally.binaries,
+        tally.passed - tally.skips.len().min(tally.passed),
+        tally.failed,
+        tally.skips.len(),
+    );
+}
+
+/// The names that may be skipped: one a line, then a colon and the reason.
+fn listed_skips() -> Result<Vec<String>, String> {
+    let file = root().join("tests/skips.txt");
+    let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let names = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(names.filter_map(|line| line.split_once(':')).map(|(name, _)| format!("{name}:")).collect())
+}
