@@ -539,11 +539,11 @@ fn serve(names: &mut Names, from: NodeId, question: PeerFrame, grants: &mut Gran
         PeerFrame::Removed { id } => names.removed(from, id),
         PeerFrame::Resolve { req, id } => {
             let found = names.resolve(id);
-            grants.posts.push((from, PeerFrame::Resolved { req, found }));
+            grants.post(from, PeerFrame::Resolved { req, found });
         }
         PeerFrame::List { req, kind, after } => {
             let rows = names.list(kind, after);
-            grants.posts.push((from, PeerFrame::Listed { req, rows }));
+            grants.post(from, PeerFrame::Listed { req, rows });
         }
         _ => {}
     }

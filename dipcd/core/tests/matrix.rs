@@ -198,7 +198,8 @@ fn referee_states() -> Vec<(&'static str, Named)> {
     let made = Reported { id: first_id(), kind: KIND, key: KEY };
     homed.say(1, PeerFrame::Made { claim: FIRST_CLAIM, object: made });
     let mut relinked = homed.clone();
-    relinked.link(3, 1);
+    relinked.link(7, 1);
+    relinked.link(1, 1);
     let mut void = homed.clone();
     void.happen(Happens::Unlinked { link: LinkNo(1) });
     void.now_ms = 5000;
@@ -211,7 +212,7 @@ fn referee_states() -> Vec<(&'static str, Named)> {
         ("1 holds a claim", claimed),
         ("1 holds a claim, 2 waits", waited),
         ("1 is home", homed),
-        ("1 is home and has a new link", relinked),
+        ("1 is home and has not reported on a new link", relinked),
         ("1 is void", void),
     ]
 }

@@ -62,12 +62,17 @@ pub(super) struct Waiter {
 pub(super) struct Grants<'a> {
     pub now_ms: u64,
     pub record: &'a mut Record,
+    /// What is to be sent, in order.
     pub posts: &'a mut Posts,
 }
 
 impl Grants<'_> {
+    pub fn post(&mut self, to: NodeId, frame: PeerFrame) {
+        self.posts.push((to, frame));
+    }
+
     fn answer(&mut self, to: Waiter, outcome: Claimed) {
-        self.posts.push((to.node, PeerFrame::Claimed { req: to.req, outcome }));
+        self.post(to.node, PeerFrame::Claimed { req: to.req, outcome });
     }
 }
 
@@ -139,7 +144,8 @@ impl Names {
         }
     }
 
-    /// The object of a claim is made: it counts from now on, unless the claim does not.
+    /// The object of a claim is made: it counts from now on, unless the claim does not. Its home
+    /// hears of it before those who wait, and will soon ask there.
     pub fn made(
         &mut self,
         from: NodeId,
@@ -147,18 +153,19 @@ impl Names {
         object: Reported,
         grants: &mut Grants<'_>,
     ) {
-        let id = object.id;
-        let located = located(object, from);
+        let (id, located) = (object.id, located(object, from));
         let granted = self.claims.get(&claim).is_some_and(|granted| {
             granted.node == from && granted.id == id && granted.name == (object.kind, object.key)
         });
-        if granted && !self.objects.contains_key(&id) {
-            self.claims.remove(&claim);
-            self.insert(id, located, grants);
+        match self.objects.get(&id) {
+            Some(known) if *known == located => grants.post(from, PeerFrame::Confirmed { id }),
+            None if granted => {
+                self.claims.remove(&claim);
+                grants.post(from, PeerFrame::Confirmed { id });
+                self.insert(id, located, grants);
+            }
+            _ => grants.post(from, PeerFrame::Denied { id }),
         }
-        let known = self.objects.get(&id) == Some(&located);
-        let answer = if known { PeerFrame::Confirmed { id } } else { PeerFrame::Denied { id } };
-        grants.posts.push((from, answer));
     }
 
     /// An object counts, and whoever waits for its key has found it.
@@ -259,7 +266,7 @@ impl Names {
         if by_id.is_some_and(|known| *known != located)
             || by_key.is_some_and(|known| known != object.id)
         {
-            grants.posts.push((node, PeerFrame::Denied { id: object.id }));
+            grants.post(node, PeerFrame::Denied { id: object.id });
         } else if by_id.is_none() {
             self.insert(object.id, located, grants);
         }
