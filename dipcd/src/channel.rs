@@ -77,14 +77,14 @@ pub struct Channel {
 impl Channel {
     /// The end that dialled: handshakes within a time.
     pub fn initiate(
-        socket: OwnedFd,
+        socket: impl Into<Arc<OwnedFd>>,
         secret: &Secret,
         cipher: Cipher,
         order: ByteOrder,
         within: Duration,
     ) -> Result<Channel> {
         let deadline = Deadline::after(Some(within));
-        let mut handshake = Handshake::initiator(secret);
+        let (socket, mut handshake) = (socket.into(), Handshake::initiator(secret));
         send_message(&socket, &handshake.write())?;
         handshake.read(&receive_message(&socket, deadline)?)?;
         Ok(Channel::new(socket, handshake, cipher, order))
@@ -92,7 +92,7 @@ impl Channel {
 
     /// The end that was dialled: handshakes within a time.
     pub fn respond(
-        socket: OwnedFd,
+        socket: impl Into<Arc<OwnedFd>>,
         secret: &Secret,
         cipher: Cipher,
         order: ByteOrder,
@@ -103,12 +103,13 @@ impl Channel {
 
     /// The same for a peer that may use any of these keys.
     pub fn respond_to_any(
-        socket: OwnedFd,
+        socket: impl Into<Arc<OwnedFd>>,
         secrets: &[&Secret],
         cipher: Cipher,
         order: ByteOrder,
         within: Duration,
     ) -> Result<Channel> {
+        let socket = socket.into();
         let message = receive_message(&socket, Deadline::after(Some(within)))?;
         let proven = secrets.iter().find_map(|secret| {
             let mut handshake = Handshake::responder(secret);
@@ -119,9 +120,13 @@ impl Channel {
         Ok(Channel::new(socket, handshake, cipher, order))
     }
 
-    fn new(socket: OwnedFd, handshake: Handshake, cipher: Cipher, order: ByteOrder) -> Channel {
+    fn new(
+        socket: Arc<OwnedFd>,
+        handshake: Handshake,
+        cipher: Cipher,
+        order: ByteOrder,
+    ) -> Channel {
         let (sealer, opener) = handshake.finish(cipher);
-        let socket = Arc::new(socket);
         let (frame, sealed) = (Vec::new(), Vec::new());
         Channel {
             sender: ChannelSender { socket: socket.clone(), order, sealer, frame, sealed },
@@ -257,6 +262,11 @@ impl ChannelReceiver {
             }
         };
         self.take_frame(length).map(|(value, raw)| Tried::Frame(value, raw))
+    }
+
+    /// The socket, to watch the connection.
+    pub fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     /// Whether bytes have come that no frame was made of yet; the socket does not show them.

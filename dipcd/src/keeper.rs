@@ -1,14 +1,271 @@
-//! The keeper.
+//! The keeper: a store of named descriptors and the parent of stand-ins, in a process of its own
+//! (`dipcd --keeper STATE_DIR`) that outlives dipcd. No configuration, no network, one thread.
+//!
+//! It serves one dipcd at a time, of its own user; a newer connection replaces an older. It ends
+//! when no dipcd is connected and it holds nothing, or when it is told to. It reads nothing of
+//! what it holds; it only notices that a stand-in has ended, and forgets it then.
 #![forbid(unsafe_code)]
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
+
+use crate::log;
+use crate::stand_in::{self, Start, Started};
+use crate::sys::process::{self, Forked};
+use crate::sys::packets;
 
 /// Where it listens, in `state_dir`.
 pub const SOCKET_NAME: &str = "keeper.sock";
+/// What it locks as long as it runs, in `state_dir`.
+const LOCK_NAME: &str = "keeper.lock";
+/// How long it waits for the dipcd that started it.
+const FIRST_WAIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// How long a dipcd may leave an answer unread.
+const SEND_WAIT: Duration = Duration::from_secs(5);
+const BACKLOG: i32 = 16;
 
-/// Runs the keeper of `state_dir`.
+/// Becomes the keeper of `state_dir`: returns once a keeper runs in the background, which may be
+/// another one.
 pub fn run(state_dir: &Path) -> io::Result<()> {
-    let _ = state_dir;
-    Ok(())
+    process::close_inherited()?;
+    let Some(keeper) = Keeper::open(&fs::canonicalize(state_dir)?)? else { return Ok(()) };
+    if let Forked::Parent(_) = process::fork()? {
+        return Ok(());
+    }
+    detach()?;
+    match keeper.serve() {
+        Ok(Next::End) => process::exit_now(0),
+        Ok(Next::StandIn(start)) => stand_in::run(start),
+        Err(error) => {
+            tracing::error!(op = "keep", %error);
+            process::exit_now(1)
+        }
+    }
+}
+
+/// What one step of the keeper leads to.
+enum Next {
+    /// It has nothing more to do.
+    End,
+    /// This is the child of a fork now, and becomes a stand-in.
+    StandIn(Start),
+}
+
+/// Leaves the terminal, the directory and the signals of whoever started it.
+fn detach() -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::chdir("/")?;
+    process::ignore_signals();
+    log::start(log::Verbosity::default());
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("dipcd: keeper or stand-in: {panic}");
+        std::process::abort();
+    }));
+    // What stand-ins leave running becomes our child, and is reaped with them.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    Ok(setrlimit(Resource::Nofile, files)?)
+}
+
+struct Keeper {
+    state_dir: PathBuf,
+    /// Locked as long as we run; a stand-in closes its copy.
+    _lock: File,
+    listener: OwnedFd,
+    dipcd: Dipcd,
+    held: BTreeMap<Held, OwnedFd>,
+}
+
+/// The dipcd that is served.
+enum Dipcd {
+    /// None has come yet.
+    Awaited,
+    Connected(OwnedFd),
+    /// The last one has gone.
+    Gone,
+}
+
+/// What poll found.
+struct Ready {
+    connection: bool,
+    packet: bool,
+    ended: Vec<Held>,
+}
+
+impl Keeper {
+    /// Listens in `state_dir`. `None` if another keeper does.
+    fn open(state_dir: &Path) -> io::Result<Option<Keeper>> {
+        let lock = File::create(state_dir.join(LOCK_NAME))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            locked => locked?,
+        }
+        let socket = state_dir.join(SOCKET_NAME);
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = packets::listen(&socket, 0o600, BACKLOG)?;
+        Ok(Some(Keeper {
+            state_dir: state_dir.to_owned(),
+            _lock: lock,
+            listener,
+            dipcd: Dipcd::Awaited,
+            held: BTreeMap::new(),
+        }))
+    }
+
+    /// Serves until nothing is left to do. In a stand-in everything that was held is closed by
+    /// the return, because `self` ends with it.
+    fn serve(mut self) -> io::Result<Next> {
+        while self.has_work() {
+            let ready = self.wait()?;
+            for name in ready.ended {
+                self.held.remove(&name);
+            }
+            if ready.connection {
+                self.admit();
+            }
+            if !ready.packet {
+                continue;
+            }
+            match self.obey() {
+                Ok(None) => {}
+                Ok(Some(Next::End)) => break,
+                Ok(Some(next)) => return Ok(next),
+                Err(error) => {
+                    tracing::warn!(op = "keep", %error, "the connection of dipcd is closed");
+                    self.dipcd = Dipcd::Gone;
+                }
+            }
+        }
+        fs::remove_file(self.state_dir.join(SOCKET_NAME))?;
+        Ok(Next::End)
+    }
+
+    fn has_work(&self) -> bool {
+        !matches!(self.dipcd, Dipcd::Gone) || !self.held.is_empty()
+    }
+
+    /// Waits for something to do. A dipcd that never comes has gone.
+    fn wait(&mut self) -> io::Result<Ready> {
+        let connection = match &self.dipcd {
+            Dipcd::Connected(connection) => Some(connection),
+            Dipcd::Awaited | Dipcd::Gone => None,
+        };
+        let stand_ins: Vec<_> =
+            self.held.iter().filter(|(name, _)| matches!(name, Held::StandIn(_))).collect();
+        let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        watched.extend(stand_ins.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::empty())));
+        watched.extend(connection.map(|connection| PollFd::new(connection, PollFlags::IN)));
+        let patience = matches!(self.dipcd, Dipcd::Awaited).then_some(&FIRST_WAIT);
+        let count = match poll(&mut watched, patience) {
+            Err(Errno::INTR) => return Ok(Ready { connection: false, packet: false, ended: vec![] }),
+            count => count?,
+        };
+        let happened = |at: usize| watched.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let ended = (0..stand_ins.len()).filter(|at| happened(at + 1));
+        let ready = Ready {
+            connection: happened(0),
+            packet: happened(stand_ins.len() + 1),
+            ended: ended.map(|at| stand_ins[at].0.clone()).collect(),
+        };
+        if count == 0 {
+            self.dipcd = Dipcd::Gone;
+        }
+        Ok(ready)
+    }
+
+    /// Takes a new connection in the place of the one before, if it is our own user's.
+    fn admit(&mut self) {
+        let admitted = packets::accept(&self.listener).and_then(|connection| {
+            let peer = rustix::net::sockopt::socket_peercred(&connection)?;
+            if peer.uid != rustix::process::geteuid() {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            set_socket_timeout(&connection, Timeout::Send, Some(SEND_WAIT))?;
+            Ok(connection)
+        });
+        match admitted {
+            Ok(connection) => self.dipcd = Dipcd::Connected(connection),
+            Err(error) => tracing::warn!(op = "keep", %error, "a connection is refused"),
+        }
+    }
+
+    /// Does what one packet of dipcd wants.
+    fn obey(&mut self) -> io::Result<Option<Next>> {
+        let Dipcd::Connected(connection) = &self.dipcd else { return Ok(None) };
+        let Some((wanted, fds)) = packets::receive(connection)? else {
+            self.dipcd = Dipcd::Gone;
+            return Ok(None);
+        };
+        match wanted {
+            ToKeeper::Hello => {
+                answer(connection, &FromKeeper::Hello { pid: std::process::id() }, None)?;
+            }
+            ToKeeper::Hold(name) => {
+                let fd = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+                self.held.insert(name, fd);
+            }
+            ToKeeper::Release(name) => {
+                self.held.remove(&name);
+            }
+            ToKeeper::Fetch => {
+                for (name, fd) in &self.held {
+                    answer(connection, &FromKeeper::Held(name.clone()), Some(fd.as_fd()))?;
+                }
+                answer(connection, &FromKeeper::Fetched, None)?;
+            }
+            ToKeeper::StandIn(who) => return self.start(who),
+            ToKeeper::Quit => return Ok(Some(Next::End)),
+        }
+        Ok(None)
+    }
+
+    /// Forks a stand-in and waits until it is in its role, which takes it a few system calls.
+    fn start(&mut self, who: StandIn) -> io::Result<Option<Next>> {
+        let Dipcd::Connected(connection) = &self.dipcd else { return Ok(None) };
+        let (near, far) = packets::pair()?;
+        let forked = match process::fork() {
+            Ok(Forked::Child) => {
+                let state_dir = self.state_dir.clone();
+                return Ok(Some(Next::StandIn(Start { who, state_dir, control: far })));
+            }
+            forked => forked,
+        };
+        drop(far);
+        let started = match forked {
+            Ok(Forked::Parent(pid)) => match packets::receive::<Started>(&near) {
+                Ok(Some((Ok(()), _))) => Ok(pid),
+                Ok(Some((Err(errno), _))) => Err(errno),
+                Ok(None) | Err(_) => Err(Errno::IO.raw_os_error()),
+            },
+            Ok(Forked::Child) => unreachable!("returned above"),
+            Err(error) => Err(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+        };
+        match started {
+            Ok(pid) => {
+                answer(connection, &FromKeeper::StandIn { pid }, Some(near.as_fd()))?;
+                self.held.insert(Held::StandIn(who), near);
+            }
+            Err(errno) => answer(connection, &FromKeeper::NoStandIn { errno }, None)?,
+        }
+        Ok(None)
+    }
+}
+
+fn answer(connection: &OwnedFd, what: &FromKeeper, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    packets::send(connection, what, fd.as_slice())
 }

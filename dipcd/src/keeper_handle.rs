@@ -1,15 +1,15 @@
 //! dipcd's side of its keeper: finds it or starts it, fetches what it holds, and has it hold more.
 //!
 //! One mutex, so that each question gets its own answer. A keeper that is gone is said so by
-//! [`KeeperError::Gone`]; the caller then calls [`KeeperHandle::restart`] and hands over copies of
-//! everything again. Stand-ins go on without it.
+//! [`KeeperError::Gone`]; the caller then connects to another and hands over copies of everything
+//! again. Stand-ins go on without it.
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
@@ -19,21 +19,25 @@ use crate::sys::packets;
 
 /// How often a keeper that ends just as we come is looked for again.
 const ATTEMPTS_MAX: usize = 10;
+/// This program: it is its own keeper.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Why the keeper did not do it.
 #[derive(Debug)]
 pub enum KeeperError {
-    /// It has ended: restart it.
-    Gone,
-    /// It cannot: an errno of fork(2) and the like.
-    Refused(io::Error),
+    /// It has ended, or does not speak as a keeper.
+    Gone(io::Error),
+    /// No stand-in could be started: an errno of fork(2), setgroups(2) or setresuid(2).
+    NoStandIn(i32),
 }
 
 impl fmt::Display for KeeperError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            KeeperError::Gone => f.write_str("the keeper has ended"),
-            KeeperError::Refused(error) => write!(f, "the keeper could not: {error}"),
+            KeeperError::Gone(error) => write!(f, "the keeper is gone: {error}"),
+            KeeperError::NoStandIn(errno) => {
+                write!(f, "no stand-in: {}", io::Error::from_raw_os_error(*errno))
+            }
         }
     }
 }
@@ -46,27 +50,49 @@ pub type Fetched = Vec<(Held, OwnedFd)>;
 /// The connection to the keeper.
 #[derive(Debug)]
 pub struct KeeperHandle {
-    state_dir: PathBuf,
-    exe: PathBuf,
     connection: Mutex<OwnedFd>,
 }
 
 impl KeeperHandle {
-    /// Connects to the keeper of `state_dir`, or starts one from the program `exe` (of dipcd:
-    /// /proc/self/exe), and fetches what it holds.
-    pub fn connect_or_start(state_dir: &Path, exe: &Path) -> io::Result<(KeeperHandle, Fetched)> {
-        let (state_dir, exe) = (state_dir.to_owned(), exe.to_owned());
-        let (connection, fetched) = open(&state_dir, &exe)?;
-        Ok((KeeperHandle { state_dir, exe, connection: Mutex::new(connection) }, fetched))
+    /// Connects to the keeper of `state_dir`, or starts one, and fetches what it holds.
+    pub fn connect_or_start(state_dir: &Path) -> io::Result<(KeeperHandle, Fetched)> {
+        KeeperHandle::connect_or_start_from(state_dir, Path::new(OWN_PROGRAM))
     }
 
-    /// After [`KeeperError::Gone`]: connects to another one. What is fetched then is what it got
-    /// from somebody else meanwhile, usually nothing.
-    pub fn restart(&self) -> io::Result<Fetched> {
-        let mut connection = self.connection.lock();
-        let (fresh, fetched) = open(&self.state_dir, &self.exe)?;
-        *connection = fresh;
-        Ok(fetched)
+    /// The same with another program to start as `PROGRAM --keeper STATE_DIR`.
+    pub fn connect_or_start_from(
+        state_dir: &Path,
+        program: &Path,
+    ) -> io::Result<(KeeperHandle, Fetched)> {
+        let mut last = io::Error::from(io::ErrorKind::NotConnected);
+        for _ in 0..ATTEMPTS_MAX {
+            match packets::connect(&state_dir.join(SOCKET_NAME)) {
+                Err(_) => start(state_dir, program)?,
+                Ok(connection) => match fetch(&connection) {
+                    Ok(fetched) => {
+                        return Ok((KeeperHandle { connection: Mutex::new(connection) }, fetched));
+                    }
+                    // It may have held nothing and ended just as we came.
+                    Err(error) => last = error,
+                },
+            }
+        }
+        let why = format!("the keeper of {}: {last}", state_dir.display());
+        Err(io::Error::new(last.kind(), why))
+    }
+
+    /// Ends the keeper of `state_dir`, if there is one.
+    pub fn quit_if_running(state_dir: &Path) -> io::Result<()> {
+        match packets::connect(&state_dir.join(SOCKET_NAME)) {
+            Ok(connection) => {
+                greet(&connection)?;
+                KeeperHandle { connection: Mutex::new(connection) }.quit().map_err(io::Error::other)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(()),
+                _ => Err(error),
+            },
+        }
     }
 
     /// A copy of the connection: hung up when the keeper has ended.
@@ -75,72 +101,53 @@ impl KeeperHandle {
     }
 
     /// Has it hold a copy of a descriptor; one of the same name is replaced.
-    pub fn hold(&self, held: Held, fd: BorrowedFd<'_>) -> Result<(), KeeperError> {
-        tell(&self.connection.lock(), &ToKeeper::Hold(held), &[fd])
+    pub fn hold(&self, name: &Held, fd: BorrowedFd<'_>) -> Result<(), KeeperError> {
+        tell(&self.connection.lock(), &ToKeeper::Hold(name.clone()), &[fd])
     }
 
     /// Has it close one.
-    pub fn release(&self, held: Held) -> Result<(), KeeperError> {
-        tell(&self.connection.lock(), &ToKeeper::Release(held), &[])
+    pub fn release(&self, name: &Held) -> Result<(), KeeperError> {
+        tell(&self.connection.lock(), &ToKeeper::Release(name.clone()), &[])
     }
 
-    /// Starts a stand-in: its pid and control socket.
-    pub fn stand_in(&self, stand_in: StandIn) -> Result<(u32, OwnedFd), KeeperError> {
+    /// Starts a stand-in, whose control socket the keeper holds too: its pid and that socket.
+    pub fn stand_in(&self, stand_in: &StandIn) -> Result<(u32, OwnedFd), KeeperError> {
         let connection = self.connection.lock();
-        tell(&connection, &ToKeeper::StandIn(stand_in), &[])?;
-        match packets::receive(&*connection) {
-            Ok(Some((FromKeeper::StandIn { pid }, mut fds))) if fds.len() == 1 => {
-                Ok((pid, fds.remove(0)))
+        tell(&connection, &ToKeeper::StandIn(stand_in.clone()), &[])?;
+        match packets::receive(&*connection).map_err(KeeperError::Gone)? {
+            Some((FromKeeper::StandIn { pid }, fds)) => {
+                let control = fds.into_iter().next().ok_or_else(no_keeper)?;
+                Ok((pid, control))
             }
-            Ok(Some((FromKeeper::NoStandIn { errno }, _))) => {
-                Err(KeeperError::Refused(io::Error::from_raw_os_error(errno)))
-            }
-            Ok(_) | Err(_) => Err(KeeperError::Gone),
+            Some((FromKeeper::NoStandIn { errno }, _)) => Err(KeeperError::NoStandIn(errno)),
+            _ => Err(no_keeper()),
         }
     }
 
-    /// Ends it and everything it holds; stand-ins see the end of their control sockets when dipcd
-    /// closes its copies.
-    pub fn quit(&self) {
+    /// Ends it and everything it holds. Stand-ins see the end of their control sockets once dipcd
+    /// closes its copies too.
+    pub fn quit(&self) -> Result<(), KeeperError> {
         let connection = self.connection.lock();
-        if tell(&connection, &ToKeeper::Quit, &[]).is_ok() {
-            // The end of the connection is the answer; an error is as good.
-            let _ = packets::receive::<FromKeeper>(&*connection);
+        tell(&connection, &ToKeeper::Quit, &[])?;
+        // The end of the connection is the answer.
+        match packets::receive::<FromKeeper>(&*connection).map_err(KeeperError::Gone)? {
+            None => Ok(()),
+            Some(_) => Err(no_keeper()),
         }
     }
 }
 
-fn tell(
-    connection: &OwnedFd,
-    what: &ToKeeper,
-    fds: &[BorrowedFd<'_>],
-) -> Result<(), KeeperError> {
-    packets::send(connection, what, fds).map_err(|_| KeeperError::Gone)
+fn no_keeper() -> KeeperError {
+    KeeperError::Gone(io::ErrorKind::ConnectionAborted.into())
 }
 
-/// A keeper may end just as we come, when it holds nothing: then another is started.
-fn open(state_dir: &Path, exe: &Path) -> io::Result<(OwnedFd, Fetched)> {
-    let mut last = io::Error::from(io::ErrorKind::NotConnected);
-    for _ in 0..ATTEMPTS_MAX {
-        let connection = match packets::connect(&state_dir.join(SOCKET_NAME)) {
-            Ok(connection) => connection,
-            Err(error) => {
-                last = error;
-                start(state_dir, exe)?;
-                continue;
-            }
-        };
-        match fetch(&connection) {
-            Ok(fetched) => return Ok((connection, fetched)),
-            Err(error) => last = error,
-        }
-    }
-    Err(io::Error::new(last.kind(), format!("the keeper of {}: {last}", state_dir.display())))
+fn tell(connection: &OwnedFd, what: &ToKeeper, fds: &[BorrowedFd<'_>]) -> Result<(), KeeperError> {
+    packets::send(connection, what, fds).map_err(KeeperError::Gone)
 }
 
 /// Runs `dipcd --keeper STATE_DIR`, which goes to the background once it listens.
-fn start(state_dir: &Path, exe: &Path) -> io::Result<()> {
-    let mut command = Command::new(exe);
+fn start(state_dir: &Path, program: &Path) -> io::Result<()> {
+    let mut command = Command::new(program);
     command.arg("--keeper").arg(state_dir).stdin(Stdio::null()).stdout(Stdio::null());
     let status = command.status()?;
     if status.success() {
@@ -150,18 +157,23 @@ fn start(state_dir: &Path, exe: &Path) -> io::Result<()> {
     }
 }
 
-fn fetch(connection: &OwnedFd) -> io::Result<Fetched> {
+fn greet(connection: &OwnedFd) -> io::Result<()> {
     packets::send(connection, &ToKeeper::Hello, &[])?;
     match packets::receive(connection)? {
-        Some((FromKeeper::Hello { .. }, _)) => {}
-        _ => return Err(io::ErrorKind::ConnectionAborted.into()),
+        Some((FromKeeper::Hello { .. }, _)) => Ok(()),
+        _ => Err(io::ErrorKind::ConnectionAborted.into()),
     }
+}
+
+fn fetch(connection: &OwnedFd) -> io::Result<Fetched> {
+    greet(connection)?;
     packets::send(connection, &ToKeeper::Fetch, &[])?;
     let mut fetched = Fetched::new();
     loop {
         match packets::receive(connection)? {
-            Some((FromKeeper::Held(held), mut fds)) if fds.len() == 1 => {
-                fetched.push((held, fds.remove(0)));
+            Some((FromKeeper::Held(name), fds)) => {
+                let fd = fds.into_iter().next().ok_or(io::ErrorKind::ConnectionAborted)?;
+                fetched.push((name, fd));
             }
             Some((FromKeeper::Fetched, _)) => return Ok(fetched),
             _ => return Err(io::ErrorKind::ConnectionAborted.into()),

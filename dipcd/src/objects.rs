@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use dipc_wire::ids::{ClaimNo, Key, KernelId, Kind, Nonce, ObjectId};
+use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
 
 /// Objects that one node can be home to.
 pub const OBJECTS_MAX: u32 = 131_072;

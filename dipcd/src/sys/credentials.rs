@@ -386,7 +386,8 @@ mod tests {
 
     #[test]
     fn a_thread_acts_as_another_account_and_comes_back() {
-        let other = Account { uid: 65_534, gid: 65_533, groups: vec![65_532], rights: Rights::default() };
+        let other =
+            Account { uid: 65_534, gid: 65_533, groups: vec![65_532], rights: Rights::default() };
         if !geteuid().is_root() {
             assert!(with_effective(&other, || ()).is_err());
             return;

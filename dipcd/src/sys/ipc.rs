@@ -79,11 +79,6 @@ pub struct MessageBuffer {
 }
 
 impl MessageBuffer {
-    /// A buffer for texts of so many bytes.
-    pub fn with_room(text_bytes: usize) -> MessageBuffer {
-        MessageBuffer { bytes: vec![0; MTYPE_BYTES + text_bytes] }
-    }
-
     /// A message to be sent.
     pub fn message(mtype: i64, text: &[u8]) -> MessageBuffer {
         let mut buffer = MessageBuffer::default();
@@ -96,6 +91,19 @@ impl MessageBuffer {
         self.bytes.clear();
         self.bytes.extend_from_slice(&mtype.to_ne_bytes());
         self.bytes.extend_from_slice(text);
+    }
+
+    /// Makes room for a text of so many bytes.
+    pub fn make_room(&mut self, text_bytes: usize) {
+        self.bytes.resize(MTYPE_BYTES + text_bytes, 0);
+    }
+
+    /// Gives memory back beyond so many bytes of text, and what was in it.
+    pub fn shrink_to(&mut self, text_bytes: usize) {
+        if self.room() > text_bytes {
+            self.bytes.clear();
+            self.bytes.shrink_to(MTYPE_BYTES + text_bytes);
+        }
     }
 
     /// The longest text that fits.

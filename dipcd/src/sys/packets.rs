@@ -59,11 +59,7 @@ fn new_socket() -> io::Result<OwnedFd> {
 }
 
 /// Sends one value and copies of descriptors. A reader that is gone is an error, never a signal.
-pub fn send(
-    socket: impl AsFd,
-    value: &impl Serialize,
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub fn send(socket: impl AsFd, value: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     assert!(fds.len() <= FDS_MAX, "no packet has that many descriptors");
     let packet = encode_packet(value);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -83,9 +79,7 @@ pub fn send(
 }
 
 /// Receives one value and the descriptors that came with it; `None` when the other end is closed.
-pub fn receive<T: DeserializeOwned>(
-    socket: impl AsFd,
-) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let length = next_length(socket.as_fd())?;
     if length > PACKET_BYTES_MAX {
         let why = format!("a packet of {length} bytes, at most {PACKET_BYTES_MAX} are allowed");
@@ -115,10 +109,7 @@ fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-fn receive_bytes(
-    socket: BorrowedFd<'_>,
-    packet: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
+fn receive_bytes(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(packet)];

@@ -33,10 +33,10 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every descriptor above the three standard ones: a process that was started by exec
-/// calls it first of all, before it has opened anything that somebody owns.
+/// Closes every descriptor above the three standard ones: for a process that was just started by
+/// exec and has opened nothing yet, or a child that ends before anybody uses one again.
 pub fn close_inherited() -> io::Result<()> {
-    // SAFETY: by this function's rule nothing in this process owns one of them yet.
+    // SAFETY: by this function's rule nothing uses one of them from here on.
     match unsafe { libc::close_range(3, u32::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
