@@ -62,6 +62,11 @@ pub fn make(file: &Path) -> io::Result<()> {
     let mut key = [0; KEY_BYTES];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_new(file, &digits)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+}
+
+fn write_new(file: &Path, digits: &str) -> io::Result<()> {
     let mut opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     opened.write_all(format!("{digits}\n").as_bytes())?;
     opened.sync_all()
