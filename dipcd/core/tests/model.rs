@@ -88,17 +88,15 @@ fn a_key_has_one_home_whatever_fails() {
     }
     let all = Budget { cuts: 1, referee_kills: 1, short_timeouts: 1, ..CREATES };
     let rows = [
-        ("lost twice", Budget { cuts: 2, short_timeouts: 2, ..CREATES }, Shorter::Node, 0),
+        ("lost twice", Budget { cuts: 2, short_timeouts: 2, ..CREATES }, Shorter::Node, 166_062),
         ("killed and cut", Budget { cuts: 1, referee_kills: 1, ..CREATES }, Shorter::Node, 36_002),
         ("restarted and cut", Budget { cuts: 1, node_kills: 1, ..CREATES }, Shorter::Node, 21_274),
-        ("all, node first", all, Shorter::Node, 0),
-        ("all, claim first", all, Shorter::Claim, 0),
-        ("three claims", Budget { creates: 3, ..all }, Shorter::Node, 0),
+        ("all, node first", all, Shorter::Node, 415_169),
+        ("all, claim first", all, Shorter::Claim, 174_080),
+        ("three claims", Budget { creates: 3, ..all }, Shorter::Node, 2_130_125),
     ];
     for (name, budget, shorter, states) in rows {
-        let start = std::time::Instant::now();
-        let found = holds(one_key(budget, shorter, cluster::Bug::None));
-        println!("{name} {found} {states} {:?}", start.elapsed());
+        assert_eq!(holds(one_key(budget, shorter, cluster::Bug::None)), states, "{name}");
     }
 }
 

@@ -43,6 +43,7 @@ impl Kind {
 /// A machine running dipcd, 1 to 64. Given by the referee at the first admission and kept in the
 /// node's `lib_dir`; freed only by `dipcctl forget`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8")]
 pub struct NodeId(u8);
 
 impl NodeId {
@@ -62,6 +63,14 @@ impl NodeId {
     /// Whether the referee has given this number to somebody.
     pub const fn is_admitted(self) -> bool {
         self.0 != 0
+    }
+}
+
+impl TryFrom<u8> for NodeId {
+    type Error = &'static str;
+
+    fn try_from(number: u8) -> Result<NodeId, Self::Error> {
+        NodeId::new(number).ok_or("a number that no node can have")
     }
 }
 
@@ -89,6 +98,7 @@ pub struct Epoch(pub u64);
 /// Bit 30 is set and the low 15 bits lie in 0x7d00..=0x7fff, where the kernel's own ids never
 /// are while fewer than 21,333 objects of a kind live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i32")]
 pub struct ObjectId(i32);
 
 impl ObjectId {
@@ -122,6 +132,14 @@ impl ObjectId {
     pub const fn number(self) -> u32 {
         let sequence = ((self.0 & !Self::MARK) >> 15) as u32;
         sequence * Self::INDEXES + ((self.0 & 0x7fff) - ID_INDEX_FIRST) as u32
+    }
+}
+
+impl TryFrom<i32> for ObjectId {
+    type Error = &'static str;
+
+    fn try_from(raw: i32) -> Result<ObjectId, Self::Error> {
+        ObjectId::from_raw(raw).ok_or("an id that can only be the kernel's")
     }
 }
 
