@@ -56,8 +56,9 @@ static void get_new(void)
     struct msqid_ds ds;
     int id = TRY_ID("get", make_queue(row_key(0), 0640));
     TRY("stat", msgctl(id, IPC_STAT, &ds));
-    say(" key %s mode=%o uid=%d gid=%d cuid=%d cgid=%d", ds.msg_perm.__key == row_key(0) ? "mine" : "wrong",
-        ds.msg_perm.mode, ds.msg_perm.uid, ds.msg_perm.gid, ds.msg_perm.cuid, ds.msg_perm.cgid);
+    say(" key %s", ds.msg_perm.__key == row_key(0) ? "mine" : "wrong");
+    say(" mode=%o uid=%d gid=%d cuid=%d cgid=%d", ds.msg_perm.mode, ds.msg_perm.uid,
+        ds.msg_perm.gid, ds.msg_perm.cuid, ds.msg_perm.cgid);
     say(" qnum=%lu cbytes=%lu", (unsigned long)ds.msg_qnum, (unsigned long)ds.__msg_cbytes);
     say(" qbytes=%lu", (unsigned long)ds.msg_qbytes);
     say_pid("lspid", ds.msg_lspid, 0);
@@ -71,8 +72,9 @@ static void get_new(void)
 static void get_existing(void)
 {
     int id = TRY_ID("make", make_queue(row_key(0), 0600));
+    int creat = IPC_CREAT | 0600 | get_flag();
     say(" again %s", msgget(row_key(0), get_flag()) == id ? "same" : "different");
-    say(" creat %s", msgget(row_key(0), IPC_CREAT | 0600 | get_flag()) == id ? "same" : "different");
+    say(" creat %s", msgget(row_key(0), creat) == id ? "same" : "different");
     TRY_ID("excl-alone", msgget(row_key(0), IPC_EXCL | 0600 | get_flag()));
     remove_queue(id);
     TRY_ID("gone", msgget(row_key(0), get_flag()));
@@ -132,8 +134,8 @@ static void get_other_creator(void)
         return;
     }
     TRY("stat", msgctl(id, IPC_STAT, &ds));
-    say(" uid=%d gid=%d cuid=%d cgid=%d mode=%o", ds.msg_perm.uid, ds.msg_perm.gid, ds.msg_perm.cuid,
-        ds.msg_perm.cgid, ds.msg_perm.mode);
+    say(" uid=%d gid=%d", ds.msg_perm.uid, ds.msg_perm.gid);
+    say(" cuid=%d cgid=%d mode=%o", ds.msg_perm.cuid, ds.msg_perm.cgid, ds.msg_perm.mode);
     remove_queue(id);
 }
 
@@ -506,7 +508,8 @@ static void set_mode(void)
     TRY("set", msgctl(id, IPC_SET, &ds));
     memset(&ds, 0, sizeof ds);
     TRY("stat", msgctl(id, IPC_STAT, &ds));
-    say(" mode=%o qbytes=%lu cuid=%d", ds.msg_perm.mode, (unsigned long)ds.msg_qbytes, ds.msg_perm.cuid);
+    say(" mode=%o qbytes=%lu", ds.msg_perm.mode, (unsigned long)ds.msg_qbytes);
+    say(" cuid=%d", ds.msg_perm.cuid);
     say(" key %s", ds.msg_perm.__key == row_key(0) ? "mine" : "wrong");
     say_time("ctime", ds.msg_ctime);
     remove_queue(id);

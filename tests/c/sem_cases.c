@@ -216,8 +216,9 @@ static void timed(void)
     clock_gettime(CLOCK_MONOTONIC, &before);
     TRY("50 ms", semtimedop(id, &down, 1, &some));
     clock_gettime(CLOCK_MONOTONIC, &after);
-    double waited = (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) / 1e9;
-    say(" waited %s", waited >= 0.05 && waited < 2 ? "about that" : "another time");
+    long waited_ms = (after.tv_sec - before.tv_sec) * 1000;
+    waited_ms += (after.tv_nsec - before.tv_nsec) / 1000000;
+    say(" waited %s", waited_ms >= 50 && waited_ms < 2000 ? "about that" : "another time");
     TRY("nowait", semtimedop(id, &down_now, 1, &some));
     TRY("negative", semtimedop(id, &down, 1, &negative));
     TRY("too many ns", semtimedop(id, &down, 1, &too_many));
@@ -490,8 +491,9 @@ static void info(void)
     struct seminfo info;
     memset(&info, 0, sizeof info);
     int highest = semctl(0, 0, IPC_INFO, (union semun){ .info = &info });
-    say(" %s semmsl=%d semopm=%d semume=%d semvmx=%d semaem=%d", highest >= 0 ? "ok" : errno_name(errno),
-        info.semmsl, info.semopm, info.semume, info.semvmx, info.semaem);
+    say(" %s semmsl=%d", highest >= 0 ? "ok" : errno_name(errno), info.semmsl);
+    say(" semopm=%d semume=%d", info.semopm, info.semume);
+    say(" semvmx=%d semaem=%d", info.semvmx, info.semaem);
 }
 
 static void info_use(void)

@@ -9,7 +9,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use dipc_tests::{Cluster, Limits, Machine, machine::Network, process::Running, programs, skip};
+use dipc_tests::machine::{Limits, Machine, Network};
+use dipc_tests::{Cluster, Node, Running, programs, skip};
 
 /// Objects that a kernel allows where objects are made; the cases use them up.
 const OBJECTS: u32 = 24;
@@ -55,23 +56,31 @@ fn not_opted_in(cluster: &Cluster, cases: &Path) -> String {
     let mut command = cluster.node(1).command(cases, &[]);
     prepare(&mut command);
     command.env("DIPC_KEYS", "none");
-    cluster.node(1).machine().run(command).expect_success()
+    run(cluster.node(1), command)
 }
 
 fn home_here(cluster: &Cluster, cases: &Path) -> String {
     let mut command = cluster.node(1).command(cases, &[]);
     prepare(&mut command);
     command.env("DIPC_TEST_FLAG", OPT_IN);
-    cluster.node(1).machine().run(command).expect_success()
+    run(cluster.node(1), command)
 }
 
 fn home_elsewhere(cluster: &Cluster, cases: &Path) -> String {
-    let socket = cluster.directory().join("maker");
+    let socket = cluster.directory().join("maker.sock");
     let _maker = start_maker(cluster, &socket);
     let mut command = cluster.node(2).command(cases, &[]);
     prepare(&mut command);
     command.env("DIPC_TEST_FLAG", OPT_IN).env("DIPC_TEST_MAKER", &socket);
-    cluster.node(2).machine().run(command).expect_success()
+    run(cluster.node(2), command)
+}
+
+/// What it printed; what it complained about goes to the test's output.
+#[track_caller]
+fn run(node: &Node, command: Command) -> String {
+    let output = node.machine().run(command);
+    eprint!("{}", output.err);
+    output.expect_success()
 }
 
 fn start_maker(cluster: &Cluster, socket: &Path) -> Running {

@@ -1,4 +1,5 @@
-//! Running cargo and what it built. Every function says on failure what failed.
+//! Running cargo and what it built, in the source tree, with the streams that we were given. Every
+//! function says on failure what failed.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
