@@ -5,6 +5,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use rustix::process::{Resource, getrlimit};
@@ -21,13 +22,16 @@ pub struct Socket {
     number: RawFd,
     /// The kernel's name for this socket, which it gives to no other.
     cookie: u64,
+    /// An epoll descriptor on this socket, for waits that SIGCONT must interrupt; made when first
+    /// needed.
+    epoll: Option<RawFd>,
 }
 
 impl Socket {
     /// Takes a socket over at the number it has.
     pub fn adopt(fd: OwnedFd) -> Socket {
         let cookie = sockopt::socket_cookie(&fd).unwrap_or(0);
-        Socket { number: fd.into_raw_fd(), cookie }
+        Socket { number: fd.into_raw_fd(), cookie, epoll: None }
     }
 
     /// Takes a socket over and moves it to where programs seldom look.
@@ -38,7 +42,7 @@ impl Socket {
 
     /// A socket known by its number and cookie, as [`Socket::name`] gave them.
     pub fn from_name(number: RawFd, cookie: u64) -> Socket {
-        Socket { number, cookie }
+        Socket { number, cookie, epoll: None }
     }
 
     /// Its number and cookie.
@@ -54,6 +58,26 @@ impl Socket {
     /// The descriptor, for one system call.
     pub fn fd(&self) -> BorrowedFd<'_> {
         sys::borrow(&self.number)
+    }
+
+    /// An epoll descriptor that waits on this socket.
+    pub fn epoll(&mut self) -> Result<RawFd, Broken> {
+        match self.epoll {
+            Some(number) if self.is_waited_by(number) => Ok(number),
+            _ => {
+                let made = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|_| Broken)?;
+                let made = fcntl_dupfd_cloexec(&made, self.number).unwrap_or(made);
+                let (data, flags) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+                epoll::add(&made, self.fd(), data, flags).map_err(|_| Broken)?;
+                Ok(*self.epoll.insert(made.into_raw_fd()))
+            }
+        }
+    }
+
+    /// Whether that descriptor is an epoll that has this socket: then it is ours.
+    fn is_waited_by(&self, number: RawFd) -> bool {
+        let (data, flags) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        epoll::modify(sys::borrow(&number), self.fd(), data, flags).is_ok()
     }
 
     /// Sends all of it, without a signal when the other end is gone.
@@ -89,6 +113,9 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.is_ours() {
+            if let Some(epoll) = self.epoll.filter(|epoll| self.is_waited_by(*epoll)) {
+                sys::close(epoll);
+            }
             sys::close(self.number);
         }
     }

@@ -2,7 +2,7 @@
 //! frames mean, and what happens when the wire breaks, is `session`'s.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use dipc_wire::client::{Answer, Call, WireTerms};
 use dipc_wire::codec::{decode_frame, encode_frame, frame_length};
@@ -10,7 +10,6 @@ use dipc_wire::ids::{NodeId, Secret, Seq, Slot};
 use dipc_wire::noise::{HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 use dipc_wire::op::{Op, Outcome, Reply, Request};
 use dipc_wire::sysv::SysvError;
-use rustix::event::epoll;
 
 use crate::boundary::Entry;
 use crate::identity::Identity;
@@ -43,8 +42,6 @@ pub struct Wire {
 /// What a break takes away.
 struct Connection {
     socket: Socket,
-    /// The socket again, for waits that SIGCONT must interrupt; made when first needed.
-    epoll: Option<OwnedFd>,
     sealer: Sealer,
     opener: Opener,
     /// Records as they came.
@@ -54,7 +51,7 @@ struct Connection {
 }
 
 impl Wire {
-    /// A wire for a session, with `dipcd`'s help. `Err(Ok(Broken))`: try again.
+    /// A wire for a session.
     pub fn open(
         entry: &Entry,
         home: NodeId,
@@ -140,21 +137,9 @@ impl Wire {
         self.connection.socket.as_raw_fd()
     }
 
-    /// An epoll descriptor that waits on the socket. It is ours as long as it knows our socket:
-    /// programs close and reuse numbers.
+    /// An epoll descriptor that waits on the socket.
     pub fn epoll(&mut self) -> Result<RawFd, Broken> {
-        let Connection { socket, epoll, .. } = &mut self.connection;
-        let (data, flags) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
-        if let Some(known) = epoll {
-            if epoll::modify(&*known, socket.fd(), data, flags).is_ok() {
-                return Ok(known.as_raw_fd());
-            }
-            std::mem::forget(epoll.take()); // the number is somebody else's now
-        }
-        let made = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|_| Broken)?;
-        let made = rustix::io::fcntl_dupfd_cloexec(&made, socket.as_raw_fd()).unwrap_or(made);
-        epoll::add(&made, socket.fd(), data, flags).map_err(|_| Broken)?;
-        Ok(epoll.insert(made).as_raw_fd())
+        self.connection.socket.epoll()
     }
 }
 
@@ -184,7 +169,7 @@ impl Connection {
         slots::note_wire(slot, &socket);
         let (sealer, opener) = shake_hands(&socket, &secret, terms)?;
         let (sealed, plain) = (Vec::new(), Vec::new());
-        Ok((Connection { socket, epoll: None, sealer, opener, sealed, plain }, terms))
+        Ok((Connection { socket, sealer, opener, sealed, plain }, terms))
     }
 
     fn send(&mut self, frame: &[u8]) -> Result<(), Broken> {
