@@ -1,5 +1,6 @@
 //! Conversations with a running server: what people and programs send, whole, in pieces, and wrong.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // A panic is how a test fails.
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Starting, stopping, and what is left: never anything, however the server ended. Who may stop it,
 //! and what is refused with which words.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // A panic is how a test fails.
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! What the tests of the mailbox server share: starting and stopping it, speaking to it, and seeing
 //! what it left. Everything that a test starts ends with a value of this file, also when it fails.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // A panic is how a test fails.
 #![allow(dead_code)] // Each test binary uses its part.
 
 use std::io::{BufRead, BufReader, Read, Write};
