@@ -101,6 +101,15 @@ fn request(dice: &mut Dice, climate: &Climate, cluster: &Cluster) -> Move {
     if cluster.has_objects(place) && dice.one_in(3) {
         return Move::Remove(place);
     }
+    if cluster.has_leave(place) && dice.one_in(3) {
+        return Move::Abandon(place);
+    }
+    if cluster.is_asking(place) && dice.one_in(8) {
+        return Move::GiveUp(place);
+    }
+    if dice.one_in(100) {
+        return Move::Forget(place);
+    }
     let key = Key(i32::try_from(dice.below(climate.keys)).expect("few keys"));
     let intent = if dice.one_in(4) { Intent::Find } else { Intent::Create };
     Move::Ask(place, key, intent)

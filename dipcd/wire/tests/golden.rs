@@ -274,12 +274,14 @@ fn good_bytes() -> Vec<Vec<u8>> {
     good
 }
 
-fn cases() -> u32 {
-    if env::var_os("DIPC_LONG").is_some() { 10_000_000 } else { 100_000 }
+/// Each case is fed to every decoder.
+fn config() -> ProptestConfig {
+    let cases = if env::var_os("DIPC_LONG").is_some() { 10_000_000 } else { 100_000 };
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(config())]
 
     #[test]
     fn random_bytes_are_refused_or_understood(

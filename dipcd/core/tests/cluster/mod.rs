@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
-use dipc_core::referee::{Config, Effect, Event, LinkNo, Record, Referee, Serial};
+use dipc_core::referee::{Breach, Config, Effect, Event, LinkNo, Record, Referee, Serial};
 use dipc_wire::client::Row;
 use dipc_wire::ids::{ClaimNo, Incarnation, Key, Kind, NodeId, ObjectId, Req};
 use dipc_wire::peer::{Claimed, Intent, PeerFrame, Piece, Reported, Standing};
@@ -41,6 +41,8 @@ pub struct Node {
     granted: Vec<(ClaimNo, ObjectId, Key)>,
     /// `*get` calls without an answer.
     asking: BTreeMap<Req, (Key, Intent)>,
+    /// Those whose program waits no more; an answer may still come.
+    given_up: BTreeSet<Req>,
     next_req: u64,
 }
 
@@ -67,13 +69,19 @@ enum LinkState {
 pub enum Move {
     Ask(usize, Key, Intent),
     Make(usize),
+    /// The kernel refuses what was granted.
+    Abandon(usize),
     Remove(usize),
+    /// A program waits no more.
+    GiveUp(usize),
     ArriveUp(usize),
     ArriveDown(usize),
     Cut(usize),
     Notice(usize),
     Dial(usize),
     KillNode(usize),
+    /// An operator retires the node.
+    Forget(usize),
     Written,
     KillReferee,
     StartReferee,
@@ -89,6 +97,8 @@ pub struct Cluster {
     referee: Option<Referee>,
     disk: Record,
     writing: VecDeque<(Serial, Record)>,
+    /// Whether a node was ever retired, so that one may find its number given away.
+    forgot: bool,
     nodes: Vec<Node>,
     links: Vec<Link>,
     /// Every object that was ever made.
@@ -106,6 +116,7 @@ impl Cluster {
             unconfirmed: BTreeMap::new(),
             granted: Vec::new(),
             asking: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             next_req: 0,
         };
         let link = |place: u8| Link {
@@ -122,6 +133,7 @@ impl Cluster {
             referee: None,
             disk: Record::default(),
             writing: VecDeque::new(),
+            forgot: false,
             nodes: vec![node; usize::from(nodes)],
             links: (0..nodes).map(link).collect(),
             made: BTreeSet::new(),
@@ -169,6 +181,16 @@ impl Cluster {
         moves
     }
 
+    /// Whether this node is between a leave and its object.
+    pub fn has_leave(&self, place: usize) -> bool {
+        !self.nodes[place].granted.is_empty()
+    }
+
+    /// Whether a program of this node waits for an answer.
+    pub fn is_asking(&self, place: usize) -> bool {
+        !self.nodes[place].asking.is_empty()
+    }
+
     /// Whether this node is home to anything.
     pub fn has_objects(&self, place: usize) -> bool {
         !self.nodes[place].published.is_empty()
@@ -179,7 +201,15 @@ impl Cluster {
         match step {
             Move::Ask(place, key, intent) => self.ask(place, key, intent),
             Move::Make(place) => self.make(place),
+            Move::Abandon(place) => {
+                let (claim, ..) = self.nodes[place].granted.remove(0);
+                self.say(place, PeerFrame::Abandon { claim });
+            }
             Move::Remove(place) => self.remove(place),
+            Move::GiveUp(place) => {
+                let node = &mut self.nodes[place];
+                node.given_up.extend(node.asking.pop_first().map(|(req, _)| req));
+            }
             Move::ArriveUp(place) => {
                 let number = self.links[place].number;
                 if let Some(frame) = self.links[place].up.pop_front() {
@@ -198,6 +228,13 @@ impl Cluster {
             }
             Move::Dial(place) => self.dial(place),
             Move::KillNode(place) => self.kill_node(place),
+            Move::Forget(place) => {
+                let node = self.nodes[place].number;
+                if !self.is_void(place) {
+                    self.forgot = true;
+                    self.step(Event::Forget { node });
+                }
+            }
             Move::Written => self.write(),
             Move::KillReferee => self.kill_referee(),
             Move::StartReferee => self.start_referee(),
@@ -248,7 +285,9 @@ impl Cluster {
         link.state = LinkState::Up;
         link.dials += 1;
         link.number = LinkNo((place as u64) << 32 | link.dials);
-        let (link, node) = (link.number, &self.nodes[place]);
+        let link = link.number;
+        self.nodes[place].given_up.clear();
+        let node = &self.nodes[place];
         let (incarnation, number) = (node.incarnation, node.number);
         let asking = node.asking.clone();
         self.step(Event::Linked { link, node: number, address: address(place), incarnation });
@@ -265,6 +304,7 @@ impl Cluster {
         let node = &mut self.nodes[place];
         node.incarnation.0 += 1;
         node.granted.clear();
+        node.given_up.clear();
     }
 
     fn write(&mut self) {
@@ -316,11 +356,34 @@ impl Cluster {
                 }
                 Effect::Send { link, frame } => self.send(link, frame),
                 Effect::Admit { .. } | Effect::DeclaredLost { .. } => {}
+                Effect::Break { link, reason: Breach::Forgotten, .. } => {
+                    let at = self.links.iter().position(|own| own.number == link);
+                    if let Some(place) = at
+                        && self.links[place].state == LinkState::Up
+                    {
+                        self.cut(place);
+                    }
+                }
+                Effect::Refuse { link, .. } if self.forgot => {
+                    let at = self.links.iter().position(|own| own.number == link);
+                    at.into_iter().for_each(|place| self.wipe(place));
+                }
                 Effect::Refuse { .. } | Effect::Break { .. } => {
                     self.wrong = Some(format!("A GOOD NODE IS TURNED AWAY: {effect:?}"));
                 }
             }
         }
+    }
+
+    /// Its number is another's by now: the operator clears its disk, and it starts anew.
+    fn wipe(&mut self, place: usize) {
+        self.cut(place);
+        let node = &mut self.nodes[place];
+        node.number = NodeId::NONE;
+        node.published.clear();
+        node.unconfirmed.clear();
+        node.granted.clear();
+        node.incarnation.0 += 1;
     }
 
     fn send(&mut self, number: LinkNo, frame: PeerFrame) {
@@ -383,15 +446,26 @@ impl Cluster {
                 object: reported(*id, *key),
             })
             .collect();
-        let objects = node.published.iter().map(|(id, key)| reported(*id, *key)).collect();
+        let objects: Vec<_> = node.published.iter().map(|(id, key)| reported(*id, *key)).collect();
         for frame in made {
             self.say(place, frame);
         }
-        self.say(place, PeerFrame::Report { objects, piece: Piece::Last });
+        for objects in objects.chunks(2) {
+            let objects = objects.to_vec();
+            self.say(place, PeerFrame::Report { objects, piece: Piece::More });
+        }
+        self.say(place, PeerFrame::Report { objects: Vec::new(), piece: Piece::Last });
     }
 
     fn claimed(&mut self, place: usize, req: Req, outcome: Claimed) {
-        let Some((key, intent)) = self.nodes[place].asking.remove(&req) else {
+        let node = &mut self.nodes[place];
+        let Some((key, intent)) = node.asking.remove(&req) else {
+            if node.given_up.remove(&req) {
+                if let Claimed::Granted { claim, .. } = outcome {
+                    self.say(place, PeerFrame::Abandon { claim });
+                }
+                return;
+            }
             self.wrong = Some(format!("ANSWERED TWICE: {req:?}"));
             return;
         };
@@ -409,9 +483,10 @@ impl Cluster {
             return self.wrong.clone();
         }
         let mut homes: BTreeMap<Key, usize> = BTreeMap::new();
-        let believed = self.nodes.iter().filter(|node| !self.is_void(node.number));
-        for (_, key) in believed.flat_map(|node| &node.published) {
-            *homes.entry(*key).or_default() += 1;
+        for (place, node) in self.nodes.iter().enumerate() {
+            if !self.is_void(place) {
+                node.published.values().for_each(|key| *homes.entry(*key).or_default() += 1);
+            }
         }
         if let Some((key, _)) =
             homes.iter().find(|(key, count)| **key != Key::PRIVATE && **count > 1)
@@ -421,10 +496,11 @@ impl Cluster {
         if self.progress().is_empty() { self.wrong_at_rest() } else { None }
     }
 
-    /// A node's objects are void from the loss until it says that they are gone.
-    fn is_void(&self, node: NodeId) -> bool {
+    /// A node's objects are void from its loss, or from when it was retired, until it says that
+    /// they are gone.
+    fn is_void(&self, place: usize) -> bool {
         let record = self.referee.as_ref().map_or(&self.disk, Referee::record);
-        record.member(node).is_some_and(|member| member.standing == Standing::Lost)
+        record.member_at(address(place)).is_none_or(|member| member.standing == Standing::Lost)
     }
 
     /// Nothing moves any more: nobody waits, and the referee knows what there is.

@@ -24,10 +24,14 @@ pub struct Budget {
     pub finds: u8,
     /// Removals.
     pub removes: u8,
+    /// The kernel refuses what was granted, or the program waits no more.
+    pub abandons: u8,
     /// Links cut.
     pub cuts: u8,
     /// The referee killed.
     pub referee_kills: u8,
+    /// A node retired.
+    pub retirements: u8,
     /// A node's dipcd killed.
     pub node_kills: u8,
     /// The shorter of the two timeouts passes.
@@ -91,6 +95,11 @@ impl World for Small {
             may(budget.finds, Move::Ask(place, KEY, Intent::Find));
             let removes = if cluster.has_objects(place) { budget.removes } else { 0 };
             may(removes, Move::Remove(place));
+            let leaves = if cluster.has_leave(place) { budget.abandons } else { 0 };
+            may(leaves, Move::Abandon(place));
+            may(budget.retirements, Move::Forget(place));
+            let asked = if cluster.is_asking(place) { budget.abandons } else { 0 };
+            may(asked, Move::GiveUp(place));
         }
         let failures = cluster.failures().into_iter().filter(|failure| match failure {
             Move::Cut(_) => budget.cuts > 0,
@@ -114,6 +123,8 @@ impl World for Small {
                     Move::Ask(_, _, Intent::Create) => budget.creates -= 1,
                     Move::Ask(_, _, Intent::Find) => budget.finds -= 1,
                     Move::Remove(_) => budget.removes -= 1,
+                    Move::Abandon(_) | Move::GiveUp(_) => budget.abandons -= 1,
+                    Move::Forget(_) => budget.retirements -= 1,
                     Move::Cut(_) => budget.cuts -= 1,
                     Move::KillNode(_) => budget.node_kills -= 1,
                     Move::KillReferee => budget.referee_kills -= 1,
