@@ -164,7 +164,8 @@ impl Service<'_> {
         deadline: Deadline,
     ) -> Result<Option<Answer>, SysvError> {
         let daemon = self.daemon;
-        let made = daemon.home.create(want, &own_account(caller), claim, id);
+        let objects_max = daemon.config().user_limits.objects;
+        let made = daemon.home.create(want, &own_account(caller), claim, id, objects_max);
         let (kernel, verdict) = made.inspect_err(|_| {
             daemon.tell_referee(PeerFrame::Abandon { claim });
         })?;

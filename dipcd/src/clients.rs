@@ -180,7 +180,12 @@ impl Clients {
     pub fn process_ended(&self, client: ClientId) -> (Kept, Posts) {
         let mut table = self.table.lock();
         let mut kept = Kept::default();
-        let Some(living) = table.living.remove(&client) else { return (kept, Posts::new()) };
+        let Some(living) = table.living.remove(&client) else {
+            if !table.ending.contains_key(&(client, None)) {
+                kept.release.push(Held::Client(client));
+            }
+            return (kept, Posts::new());
+        };
         let posts = table.end(client, None, living, &mut kept);
         (kept, posts)
     }

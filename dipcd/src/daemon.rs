@@ -119,6 +119,11 @@ impl Daemon {
         *self.stopping.lock()
     }
 
+    /// What is odd about the allow list, for the log.
+    pub fn allow_notice(&self) -> Option<String> {
+        self.allow.read().notice(self.config().referee.ip())
+    }
+
     /// Begins the end: whoever pauses wakes up.
     pub fn begin_stop(&self) {
         *self.stopping.lock() = true;
@@ -333,11 +338,12 @@ impl Daemon {
         }
     }
 
-    /// The slower frames of one link, in order.
-    pub fn work(self: &Arc<Self>, from: NodeId, jobs: &Receiver<PeerFrame>) {
+    /// The slower frames of one link, in order. Its node is asked for each time: our own number
+    /// comes by our own link.
+    pub fn work(self: &Arc<Self>, from: impl Fn() -> NodeId, jobs: &Receiver<PeerFrame>) {
         let mut living = HashSet::new();
         for frame in jobs {
-            home_work::serve(self, from, frame, &mut living);
+            home_work::serve(self, from(), frame, &mut living);
         }
     }
 

@@ -55,22 +55,32 @@ pub enum Look {
     Gone,
 }
 
+/// The table, and how many of its objects each user has made.
+struct Objects {
+    table: ObjectTable,
+    made_by: HashMap<u32, u32>,
+}
+
 /// The objects of this node.
 pub struct Home {
-    objects: Mutex<ObjectTable>,
+    objects: Mutex<Objects>,
     awaited: Mutex<HashMap<ObjectId, Sender<Verdict>>>,
 }
 
 impl Home {
     /// Opens the table in `state_dir`, and drops what the kernel no longer has.
     pub fn open(state_dir: &Path) -> io::Result<Home> {
-        let mut objects = ObjectTable::open(state_dir)?;
-        for record in objects.iter()? {
-            if !is_still(&record) {
-                objects.remove(record.id)?;
+        let mut table = ObjectTable::open(state_dir)?;
+        let mut made_by = HashMap::new();
+        for record in table.iter()? {
+            if kernel_view(&record).is_some() {
+                *made_by.entry(record.creator_uid).or_default() += 1;
+            } else {
+                table.remove(record.id)?;
             }
         }
-        Ok(Home { objects: Mutex::new(objects), awaited: Mutex::default() })
+        let objects = Mutex::new(Objects { table, made_by });
+        Ok(Home { objects, awaited: Mutex::default() })
     }
 
     /// Makes an object, unpublished, as its creator; the referee's verdict comes by the channel.
@@ -80,7 +90,12 @@ impl Home {
         account: &Account,
         claim: ClaimNo,
         id: ObjectId,
+        objects_max: u32,
     ) -> Result<(KernelId, Receiver<Verdict>), SysvError> {
+        if self.objects.lock().made_by.get(&account.uid).is_some_and(|made| *made >= objects_max) {
+            tracing::warn!(op = "create", uid = account.uid, "user_objects_max is reached");
+            return Err(SysvError::ENOSPC);
+        }
         let mode = want.flags & PERMISSIONS;
         let made = credentials::with_effective(account, || ipc::create(want.kind, want.size, mode));
         let kernel = made.map_err(|_| SysvError::EPERM)??;
@@ -109,7 +124,7 @@ impl Home {
     /// The referee has said what becomes of an object.
     pub fn verdict(&self, id: ObjectId, verdict: Verdict) {
         let published = match verdict {
-            Verdict::Confirmed => self.objects.lock().set_state(id, ObjectState::Published),
+            Verdict::Confirmed => self.objects.lock().table.set_state(id, ObjectState::Published),
             Verdict::Denied => self.destroy(id),
         };
         if let Err(error) = published {
@@ -124,7 +139,7 @@ impl Home {
     /// Looks at an object for a caller. The order of refusals is that of `ipcget_public` in the
     /// kernel's ipc/util.c: existence, size, permission.
     pub fn look(&self, id: ObjectId, want: &Want, account: &Account) -> io::Result<Look> {
-        let Some(record) = self.objects.lock().find(id)? else { return Ok(Look::Gone) };
+        let Some(record) = self.objects.lock().table.find(id)? else { return Ok(Look::Gone) };
         let Some((perm, size)) = kernel_view(&record) else {
             self.objects.lock().remove(id)?;
             return Ok(Look::Gone);
@@ -148,13 +163,13 @@ impl Home {
 
     /// The kernel's id and what was recorded, of a published object.
     pub fn find(&self, id: ObjectId) -> io::Result<Option<ObjectRecord>> {
-        self.objects.lock().find(id)
+        self.objects.lock().table.find(id)
     }
 
     /// Strikes an object off if the kernel no longer has it: `true` then.
     pub fn strike_if_gone(&self, id: ObjectId) -> io::Result<bool> {
         let mut objects = self.objects.lock();
-        match objects.find(id)? {
+        match objects.table.find(id)? {
             Some(record) if kernel_view(&record).is_some() => Ok(false),
             Some(_) => objects.remove(id).map(|_| true),
             None => Ok(true),
@@ -163,7 +178,7 @@ impl Home {
 
     /// What the referee must know after a Hello: `Made` for what it has not confirmed.
     pub fn unconfirmed(&self) -> io::Result<Vec<PeerFrame>> {
-        let records = self.objects.lock().iter()?;
+        let records = self.objects.lock().table.iter()?;
         let made = records.iter().filter_map(|record| match record.state {
             ObjectState::Unconfirmed { claim } => {
                 Some(PeerFrame::Made { claim, object: reported(record) })
@@ -175,7 +190,7 @@ impl Home {
 
     /// Everything published, for the referee.
     pub fn report(&self) -> io::Result<Vec<PeerFrame>> {
-        let records = self.objects.lock().iter()?;
+        let records = self.objects.lock().table.iter()?;
         let published: Vec<_> = records
             .iter()
             .filter(|record| record.state == ObjectState::Published)
@@ -187,7 +202,7 @@ impl Home {
 
     /// Destroys everything: the referee had declared us lost, or the node is stopped.
     pub fn destroy_all(&self) -> io::Result<usize> {
-        let records = self.objects.lock().iter()?;
+        let records = self.objects.lock().table.iter()?;
         for record in &records {
             tracing::warn!(op = "destroy", kind = record.kind.name(), key = record.key.0,
                 id = %record.id, "its creators and users see EIDRM");
@@ -199,13 +214,33 @@ impl Home {
     /// Destroys one object.
     pub fn destroy(&self, id: ObjectId) -> io::Result<()> {
         let mut objects = self.objects.lock();
-        if let Some(record) = objects.find(id)?
+        if let Some(record) = objects.table.find(id)?
             && kernel_view(&record).is_some()
         {
             // Whoever was quicker has done our work.
             let _ = ipc::remove(record.kind, record.kernel);
         }
-        objects.remove(id).map(|_| ())
+        objects.remove(id)
+    }
+}
+
+impl Objects {
+    fn insert(&mut self, record: &ObjectRecord) -> io::Result<()> {
+        self.table.insert(record)?;
+        *self.made_by.entry(record.creator_uid).or_default() += 1;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: ObjectId) -> io::Result<()> {
+        let Some(record) = self.table.find(id)? else { return Ok(()) };
+        self.table.remove(id)?;
+        if let Some(made) = self.made_by.get_mut(&record.creator_uid) {
+            *made -= 1;
+            if *made == 0 {
+                self.made_by.remove(&record.creator_uid);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -219,10 +254,6 @@ fn kernel_view(record: &ObjectRecord) -> Option<(Perm, u64)> {
     let (perm, size) = ipc::view(record.kind, record.kernel).ok()?;
     let same = perm.key == 0 && perm.cuid == record.creator_uid && perm.cgid == record.creator_gid;
     same.then_some((perm, size))
-}
-
-fn is_still(record: &ObjectRecord) -> bool {
-    kernel_view(record).is_some()
 }
 
 fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {

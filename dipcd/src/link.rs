@@ -223,7 +223,7 @@ impl Running {
         let (work, jobs) = unbounded();
         let worker = {
             let daemon = daemon.clone();
-            let work = move || daemon.work(node, &jobs);
+            let work = move || daemon.work(|| node, &jobs);
             thread::Builder::new().name("link-worker".into()).stack_size(STACK_BYTES).spawn(work)
         };
         daemon.linked(node);

@@ -94,6 +94,9 @@ fn serve(options: &RunOptions, config: Config) -> io::Result<()> {
     tracing::info!(op = "start", node = %daemon.links.me(), incarnation = daemon.incarnation.0,
         address = %config.this_machine, referee = %config.referee,
         socket = %config.socket.display());
+    if let Some(notice) = daemon.allow_notice() {
+        tracing::warn!(op = "start", file = %config.allow_file.display(), notice);
+    }
     background::ready();
     for signal in &mut signals {
         match signal {

@@ -208,7 +208,7 @@ fn start_threads(
     port: TcpListener,
 ) -> io::Result<()> {
     let (work, jobs) = crossbeam_channel::unbounded();
-    spawn(daemon, "own-worker", move |daemon| daemon.work(daemon.links.me(), &jobs))?;
+    spawn(daemon, "own-worker", move |daemon| daemon.work(|| daemon.links.me(), &jobs))?;
     spawn(daemon, "own-link", move |daemon| {
         for frame in own_frames {
             daemon.receive(daemon.links.me(), own_link, frame, &work);
