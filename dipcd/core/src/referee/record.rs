@@ -65,20 +65,15 @@ impl Record {
     /// Takes the next block of numbers in which no living object is. Numbers are used again only
     /// while nobody is lost, for a lost home may still have objects that are not known here.
     pub(super) fn take_block(&mut self, objects: &BTreeMap<ObjectId, Located>) -> Option<u64> {
+        let lost = self.members.iter().any(|member| member.standing == Standing::Lost);
         let blocks = u64::from(ID_NUMBERS / ID_BLOCK);
-        for _ in 0..blocks {
-            let again = self.ids_taken >= u64::from(ID_NUMBERS);
-            if again && self.members.iter().any(|member| member.standing == Standing::Lost) {
-                return None;
-            }
-            let first = self.ids_taken;
-            self.ids_taken += u64::from(ID_BLOCK);
-            let last = id_of(self.ids_taken - 1);
-            if objects.range(id_of(first)..=last).next().is_none() {
-                return Some(first);
-            }
-        }
-        None
+        let firsts = (0..blocks).map(|block| self.ids_taken + block * u64::from(ID_BLOCK));
+        let mut allowed = firsts.take_while(|first| !lost || *first < u64::from(ID_NUMBERS));
+        let last = |first| first + u64::from(ID_BLOCK) - 1;
+        let first = allowed
+            .find(|&first| objects.range(id_of(first)..=id_of(last(first))).next().is_none())?;
+        self.ids_taken = last(first) + 1;
+        Some(first)
     }
 }
 
@@ -86,4 +81,66 @@ impl Record {
 pub(super) fn id_of(count: u64) -> ObjectId {
     let number = u32::try_from(count % u64::from(ID_NUMBERS)).expect("below a u32");
     ObjectId::from_number(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dipc_wire::ids::{Key, Kind};
+    use std::net::Ipv4Addr;
+
+    fn object_in_block(block: u32) -> BTreeMap<ObjectId, Located> {
+        let home = NodeId::new(1).expect("a node's number");
+        let id = ObjectId::from_number(block * ID_BLOCK + 7);
+        BTreeMap::from([(id, Located { kind: Kind::Queue, key: Key(40), home })])
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn numbers_begin_again_beside_living_objects() {
+        let all = u64::from(ID_NUMBERS);
+        let mut record = Record { ids_taken: all, ..Record::default() };
+        assert_eq!(record.take_block(&object_in_block(0)), Some(all + u64::from(ID_BLOCK)));
+        assert_eq!(id_of(all), ObjectId::from_number(0));
+    }
+
+    #[test]
+    fn numbers_do_not_begin_again_while_a_node_is_lost() {
+        let mut record = Record { ids_taken: u64::from(ID_NUMBERS), ..Record::default() };
+        let node = record.add(address(1), Standing::Lost).expect("a number is free");
+        assert_eq!(record.take_block(&BTreeMap::new()), None);
+        record.set_standing(node, Standing::Member);
+        assert!(record.take_block(&BTreeMap::new()).is_some());
+    }
+
+    #[test]
+    fn no_block_is_left_when_each_has_an_object() {
+        let blocks = ID_NUMBERS / ID_BLOCK;
+        let objects = (0..blocks).flat_map(object_in_block).collect();
+        assert_eq!(Record::default().take_block(&objects), None);
+    }
+
+    #[test]
+    fn nodes_get_the_lowest_free_number_until_there_is_none() {
+        let mut record = Record::default();
+        for port in 1..=u16::from(NODES_MAX) {
+            let node = record.add(address(port), Standing::Member).expect("a number is free");
+            assert_eq!(u16::from(node.number()), port);
+        }
+        assert_eq!(record.add(address(100), Standing::Member), None);
+        record.members.retain(|member| member.node.number() != 5);
+        let node = record.add(address(101), Standing::Member).expect("one is free again");
+        assert_eq!(node.number(), 5);
+        assert!(record.members.is_sorted_by_key(|member| member.node));
+    }
+
+    #[test]
+    fn a_reign_begins_with_numbers_of_its_own() {
+        let mut record = Record { ids_taken: 5, epoch: Epoch(8), ..Record::default() };
+        record.begin_reign();
+        assert_eq!((record.epoch, record.ids_taken), (Epoch(9), u64::from(ID_BLOCK)));
+    }
 }
