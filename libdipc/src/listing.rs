@@ -1,18 +1,18 @@
 //! The listing commands of msgctl and semctl, as `ipcs` uses them: `*_INFO` tells the highest
 //! index, `*_STAT` the object at one. The kernel's objects stand at the kernel's indexes, below
-//! 0x8000; the distributed ones of the whole cluster follow from there, for a program that has
-//! opted in.
+//! 0x8000; for a program that has opted in the distributed ones of the whole cluster follow from
+//! there, and the kernel's own objects behind those whose home is here are not shown.
 #![forbid(unsafe_code)]
 
 use std::ffi::c_int;
 
 use dipc_wire::client::{Answer, Call, Row};
-use dipc_wire::ids::Kind;
+use dipc_wire::ids::{KernelId, Kind, NodeId, ObjectId};
 use dipc_wire::limits::{ID_NUMBERS, ROWS_MAX};
 use dipc_wire::op::StatCheck;
 use dipc_wire::sysv::SysvError;
 
-use crate::boundary::{Entry, attempt, call};
+use crate::boundary::{Entry, attempt, call, fail};
 use crate::route::Known;
 use crate::sys::write_program;
 use crate::{client, kernel, layout, names, queues, route, sets};
@@ -33,6 +33,12 @@ pub const SEM_STAT_ANY: c_int = 20;
 /// The first index of a distributed object: the kernel's end below (IPCMNI).
 const INDEX_FIRST: c_int = 0x8000;
 
+/// The distributed objects of one kind.
+pub struct Listing {
+    kind: Kind,
+    objects: Vec<(ObjectId, Known)>,
+}
+
 /// `MSG_INFO`.
 pub fn queues(id: c_int, buffer: usize) -> c_int {
     highest(Kind::Queue, kernel::msgctl(id, MSG_INFO, buffer))
@@ -48,14 +54,33 @@ fn highest(kind: Kind, kernels: c_int) -> c_int {
     if kernels < 0 || !names::has_opted_in() {
         return kernels;
     }
-    match attempt(|entry| refresh(entry, kind)) {
+    let refreshed = attempt(|entry| {
+        refresh(entry, kind)?;
+        with_objects(entry, kind, <[_]>::len)
+    });
+    match refreshed {
         Ok(count) if count > 0 => INDEX_FIRST + count as c_int - 1,
         _ => kernels,
     }
 }
 
-/// Lists anew; returns how many there are.
-fn refresh(entry: &Entry, kind: Kind) -> Result<usize, SysvError> {
+/// Looks at the last listing of this thread, or at a new one.
+fn with_objects<T>(
+    entry: &Entry,
+    kind: Kind,
+    look: impl FnOnce(&[(ObjectId, Known)]) -> T,
+) -> Result<T, SysvError> {
+    let is_there = |listing: &Listing| listing.kind == kind;
+    if !entry.thread.with(|state| state.listing.as_ref().is_some_and(is_there)) {
+        refresh(entry, kind)?;
+    }
+    let objects =
+        entry.thread.with(|state| state.listing.as_ref().map(|listing| look(&listing.objects)));
+    objects.ok_or(SysvError::EIO)
+}
+
+/// Lists anew.
+fn refresh(entry: &Entry, kind: Kind) -> Result<(), SysvError> {
     let mut rows: Vec<Row> = Vec::new();
     while rows.len() < ID_NUMBERS as usize {
         let after = rows.last().map(|row| row.id);
@@ -68,19 +93,46 @@ fn refresh(entry: &Entry, kind: Kind) -> Result<usize, SysvError> {
             break;
         }
     }
-    let count = rows.len();
-    entry.thread.with(|state| state.listing = rows);
-    Ok(count)
+    let objects = places(entry, kind, &rows);
+    entry.thread.with(|state| state.listing = Some(Listing { kind, objects }));
+    Ok(())
 }
 
-/// The object at an index, from the last listing of this thread, or from a new one.
-fn at(entry: &Entry, kind: Kind, index: c_int) -> Result<Row, SysvError> {
-    let index = usize::try_from(index - INDEX_FIRST).map_err(|_| SysvError::EINVAL)?;
-    if entry.thread.with(|state| state.listing.is_empty()) {
-        refresh(entry, kind)?;
+/// Where the objects are. One object of a home that is reached by wires tells it for all of that
+/// home's. One that is gone meanwhile is left out.
+fn places(entry: &Entry, kind: Kind, rows: &[Row]) -> Vec<(ObjectId, Known)> {
+    let mut elsewhere: Vec<NodeId> = Vec::new();
+    let mut objects = Vec::with_capacity(rows.len());
+    for row in rows {
+        let known = if elsewhere.contains(&row.home) {
+            Ok(Known::There(row.home))
+        } else {
+            route::resolve(entry, kind, row.id)
+        };
+        if let Ok(known) = known {
+            if matches!(known, Known::There(_)) && !elsewhere.contains(&row.home) {
+                elsewhere.push(row.home);
+            }
+            objects.push((row.id, known));
+        }
     }
-    let row = entry.thread.with(|state| state.listing.get(index).copied());
-    row.ok_or(SysvError::EINVAL)
+    objects
+}
+
+/// The distributed object at an index.
+fn at(entry: &Entry, kind: Kind, index: c_int) -> Result<(ObjectId, Known), SysvError> {
+    let index = usize::try_from(index - INDEX_FIRST).map_err(|_| SysvError::EINVAL)?;
+    let object = with_objects(entry, kind, |objects| objects.get(index).copied())?;
+    object.ok_or(SysvError::EINVAL)
+}
+
+/// Whether the kernel's object with this id is one behind a distributed one.
+fn is_behind(kind: Kind, kernel: c_int) -> bool {
+    let behind = Known::Here(KernelId(kernel));
+    let found = attempt(|entry| {
+        with_objects(entry, kind, |objects| objects.iter().any(|(_, known)| *known == behind))
+    });
+    found == Ok(true)
 }
 
 /// `MSG_STAT` and `MSG_STAT_ANY`.
@@ -89,17 +141,25 @@ pub fn queue(index: c_int, buffer: usize, check: StatCheck) -> c_int {
         StatCheck::ReadPermission => MSG_STAT,
         StatCheck::AnyMode => MSG_STAT_ANY,
     };
-    if index < INDEX_FIRST || !names::has_opted_in() {
+    if !names::has_opted_in() {
         return kernel::msgctl(index, command, buffer);
     }
+    if index < INDEX_FIRST {
+        let mut unused = [0; layout::QUEUE_BYTES];
+        let id = kernel::msgctl(index, MSG_STAT_ANY, unused.as_mut_ptr() as usize);
+        return match id >= 0 && is_behind(Kind::Queue, id) {
+            true => fail(SysvError::EINVAL),
+            false => kernel::msgctl(index, command, buffer),
+        };
+    }
     call(|entry| {
-        let row = at(entry, Kind::Queue, index)?;
-        let bytes = match find(entry, Kind::Queue, row)? {
-            Known::There(home) => layout::queue(&queues::stat(entry, (row.id, home), check)?),
-            Known::Here(kernel) => queues::stat_here(entry, row.id, kernel, check)?,
+        let (id, known) = at(entry, Kind::Queue, index)?;
+        let bytes = match known {
+            Known::There(home) => layout::queue(&queues::stat(entry, (id, home), check)?),
+            Known::Here(kernel) => queues::stat_here(entry, id, kernel, check)?,
         };
         write_program(buffer, &bytes)?;
-        Ok(row.id.raw())
+        Ok(id.raw())
     })
 }
 
@@ -109,27 +169,24 @@ pub fn set(index: c_int, buffer: usize, check: StatCheck) -> c_int {
         StatCheck::ReadPermission => SEM_STAT,
         StatCheck::AnyMode => SEM_STAT_ANY,
     };
-    if index < INDEX_FIRST || !names::has_opted_in() {
+    if !names::has_opted_in() {
         return kernel::semctl(index, 0, command, buffer);
     }
+    if index < INDEX_FIRST {
+        let mut unused = [0; layout::SET_BYTES];
+        let id = kernel::semctl(index, 0, SEM_STAT_ANY, unused.as_mut_ptr() as usize);
+        return match id >= 0 && is_behind(Kind::Set, id) {
+            true => fail(SysvError::EINVAL),
+            false => kernel::semctl(index, 0, command, buffer),
+        };
+    }
     call(|entry| {
-        let row = at(entry, Kind::Set, index)?;
-        let bytes = match find(entry, Kind::Set, row)? {
-            Known::There(home) => layout::set(&sets::stat(entry, (row.id, home), check)?),
-            Known::Here(kernel) => sets::stat_here(entry, row.id, kernel, check)?,
+        let (id, known) = at(entry, Kind::Set, index)?;
+        let bytes = match known {
+            Known::There(home) => layout::set(&sets::stat(entry, (id, home), check)?),
+            Known::Here(kernel) => sets::stat_here(entry, id, kernel, check)?,
         };
         write_program(buffer, &bytes)?;
-        Ok(row.id.raw())
+        Ok(id.raw())
     })
-}
-
-fn find(entry: &Entry, kind: Kind, row: Row) -> Result<Known, SysvError> {
-    match client::call(entry, Call::Resolve { kind, id: row.id })? {
-        (Answer::Object { place, .. }, _) => {
-            let known = Known::from(place);
-            route::learn(kind, row.id, known);
-            Ok(known)
-        }
-        _ => Err(SysvError::EIO),
-    }
 }

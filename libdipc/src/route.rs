@@ -123,7 +123,11 @@ fn ask(kind: Kind, id: ObjectId) -> Route {
     }
 }
 
-fn resolve(entry: &Entry, kind: Kind, id: ObjectId) -> Result<Known, SysvError> {
+/// Where an object is, from the table or from dipcd.
+pub fn resolve(entry: &Entry, kind: Kind, id: ObjectId) -> Result<Known, SysvError> {
+    if let Some(known) = recall(kind, id) {
+        return Ok(known);
+    }
     match client::call(entry, Call::Resolve { kind, id }) {
         Ok((Answer::Object { place, .. }, _)) => {
             let known = Known::from(place);

@@ -97,7 +97,7 @@ impl Socket {
 
     /// Appends what has arrived, if anything.
     pub fn receive(&self, into: &mut Vec<u8>) -> Result<(), Broken> {
-        const PIECE: usize = 16 << 10;
+        const PIECE: usize = 64 << 10;
         if !self.is_ours() {
             return Err(Broken);
         }

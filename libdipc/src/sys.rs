@@ -146,32 +146,50 @@ pub enum Waited {
 /// Waits until `fd` can be read, with the program's own mask in place: from the look at pending
 /// signals to sleep is one step for the kernel. `None` waits for ever.
 pub fn wait(fd: RawFd, by: WaitBy, mask: Mask, nanos: Option<u64>) -> Waited {
-    let time = nanos.map(|nanos| libc::timespec {
-        tv_sec: (nanos / 1_000_000_000) as i64,
-        tv_nsec: (nanos % 1_000_000_000) as i64,
-    });
-    let time = time.as_ref().map_or(ptr::null(), ptr::from_ref) as usize;
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    let mask = &raw const mask as usize;
-    let (number, arguments) = match by {
-        WaitBy::Poll => (libc::SYS_ppoll, [&raw mut poll as usize, 1, time, mask, 8, 0]),
-        WaitBy::Epoll(epoll) => {
-            (SYS_EPOLL_PWAIT2, [epoll as usize, &raw mut event as usize, 1, time, mask, 8])
-        }
+    let result = match by {
+        WaitBy::Poll => poll(fd, mask, nanos),
+        WaitBy::Epoll(epoll) => match epoll_wait(libc::SYS_epoll_pwait2, epoll, mask, nanos) {
+            Err(libc::ENOSYS) => epoll_wait(libc::SYS_epoll_pwait, epoll, mask, nanos),
+            result => result,
+        },
     };
-    // SAFETY: all pointers are null or to values of this frame of the size the call expects.
-    match unsafe { raw(number, arguments) } {
+    match result {
         Ok(0) => Waited::TimedOut,
         Err(libc::EINTR) => Waited::Interrupted,
         Ok(_) | Err(_) => Waited::Ready,
     }
 }
 
-const SYS_EPOLL_PWAIT2: c_long = 441;
+fn time(nanos: u64) -> libc::timespec {
+    const SECOND: u64 = 1_000_000_000;
+    libc::timespec { tv_sec: (nanos / SECOND) as i64, tv_nsec: (nanos % SECOND) as i64 }
+}
 
-/// Whether there is a descriptor of ours behind a number that the program may have closed and
-/// used again.
+fn poll(fd: RawFd, mask: Mask, nanos: Option<u64>) -> Result<usize, i32> {
+    let time = nanos.map(time);
+    let time = time.as_ref().map_or(ptr::null(), ptr::from_ref) as usize;
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let arguments = [&raw mut poll as usize, 1, time, &raw const mask as usize, 8, 0];
+    // SAFETY: all pointers are null or to values of this frame of the size the call expects.
+    unsafe { raw(libc::SYS_ppoll, arguments) }
+}
+
+/// epoll_pwait2(2), or before Linux 5.11 epoll_pwait(2), whose time is in milliseconds: rounded up.
+fn epoll_wait(number: c_long, epoll: RawFd, mask: Mask, nanos: Option<u64>) -> Result<usize, i32> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    let precise = nanos.map(time);
+    let time = if number == libc::SYS_epoll_pwait2 {
+        precise.as_ref().map_or(ptr::null(), ptr::from_ref) as usize
+    } else {
+        let millis = nanos.map(|nanos| nanos.div_ceil(1_000_000).min(i32::MAX as u64));
+        millis.map_or(usize::MAX, |millis| millis as usize)
+    };
+    let (epoll, event) = (epoll as usize, &raw mut event as usize);
+    // SAFETY: all pointers are null or to values of this frame of the size the call expects.
+    unsafe { raw(number, [epoll, event, 1, time, &raw const mask as usize, 8]) }
+}
+
+/// The descriptor with a number, which the program may have closed or used again.
 pub fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
     // SAFETY: the borrow is used for one system call, to which a descriptor that is not open is an
     // ordinary error; whose it is has been asked by its cookie.

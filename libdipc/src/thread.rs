@@ -11,10 +11,10 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use dipc_wire::client::Row;
 use dipc_wire::ids::Seq;
 use rustix::thread::gettid;
 
+use crate::listing::Listing;
 use crate::socket::Socket;
 use crate::sys::{self, Cancellation};
 use crate::wire::Wire;
@@ -55,7 +55,7 @@ pub struct State {
     /// Calls that wait, the outermost first.
     pub calls: Vec<Parked>,
     /// The objects last listed, for `MSG_STAT` and `SEM_STAT`.
-    pub listing: Vec<Row>,
+    pub listing: Option<Listing>,
 }
 
 /// A call that waits.
