@@ -9,10 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use dipc_tests::{Cluster, Node, Puppet, process::PATIENCE, programs};
-use dipc_wire::ids::Secret;
-use dipc_wire::limits::VERSION;
+use dipc_wire::codec::ByteOrder;
+use dipc_wire::ids::{Epoch, Incarnation, NodeId, Secret};
+use dipc_wire::limits::{FRAME_BYTES_MAX, VERSION};
 use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake};
-use dipc_wire::preamble::{Preamble, Purpose};
+use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 
 /// Memory that a dipcd may gain from what a stranger sends, in KiB.
 const GAIN_KIB_MAX: u64 = 16 << 10;
@@ -110,10 +111,9 @@ fn a_second_dipcd_on_one_socket_is_refused() {
     let node = cluster.node(1);
     let output = node.run_dipcd(&[]);
     assert!(!output.status.success(), "{output:?}");
-    let other = node.address.ip().to_string().replace(".1", ".77");
     let text = fs::read_to_string(node.config()).expect("the harness wrote it");
-    let address = node.address.to_string();
-    let moved = text.replace(&address, &format!("{other}:{}", node.address.port()));
+    let other = std::net::SocketAddr::new(node.address.ip(), node.address.port() + 1);
+    let moved = text.replace(&node.address.to_string(), &other.to_string());
     let moved = moved.replace("/state\n", "/state2\n").replace("/lib\n", "/lib2\n");
     fs::write(node.config(), moved).expect("the directory is ours");
     let output = node.run_dipcd(&[]);
@@ -125,7 +125,10 @@ fn a_second_dipcd_on_one_socket_is_refused() {
 
 #[test]
 fn a_referee_that_is_not_there_is_named() {
-    let cluster = Cluster::of(2).entry("employer_referee_timeout", "1").prepare();
+    let cluster = Cluster::of(2)
+        .entry("employer_referee_timeout", "1")
+        .entry("referee_timeout", "0.5")
+        .prepare();
     let node = cluster.node(2);
     node.start();
     let mut puppet = Puppet::on(node);
@@ -164,7 +167,8 @@ fn node_with_known_key() -> Cluster {
     let key = directory.path().join("key");
     fs::write(&key, SECRET).expect("the directory is ours");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
-    let cluster = Cluster::of(1).entry("cluster_key", key.to_str().expect("a plain path")).start();
+    let key = key.to_str().expect("a plain path");
+    let cluster = Cluster::of(1).entry("cluster_key", key).allow("127.0.0.1").start();
     drop(directory);
     cluster
 }
@@ -190,15 +194,22 @@ fn is_closed(mut stream: TcpStream, what: &str) {
     }
 }
 
+/// Bytes behind their length, as the messages of a handshake are sent.
+fn record(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).expect("a short message");
+    [&length.to_be_bytes(), bytes].concat()
+}
+
 /// A link up to the end of the handshake, which proves the key.
 fn shake_hands(node: &Node) -> (TcpStream, dipc_wire::noise::Sealer) {
     let mut stream = dial(node);
     let mut handshake = Handshake::initiator(&Secret(SECRET));
     stream.write_all(&Preamble(Purpose::Link).encode()).expect("dipcd reads");
-    stream.write_all(&handshake.write()).expect("dipcd reads");
-    let mut answer = [0; HANDSHAKE_BYTES];
+    stream.write_all(&record(&handshake.write())).expect("dipcd reads");
+    let mut answer = [0; 2 + HANDSHAKE_BYTES];
     stream.read_exact(&mut answer).expect("dipcd answers a proven peer");
-    handshake.read(&answer).expect("dipcd proves its key");
+    let message = answer.last_chunk().expect("it is longer than that");
+    handshake.read(message).expect("dipcd proves its key");
     let (sealer, _) = handshake.finish(Cipher::AesGcm);
     (stream, sealer)
 }
@@ -212,7 +223,7 @@ fn strangers_are_turned_away() {
     other_version[4..6].copy_from_slice(&(VERSION + 7).to_be_bytes());
     let wrong_key = {
         let mut bytes = Preamble(Purpose::Link).encode().to_vec();
-        bytes.extend(Handshake::initiator(&Secret([1; 32])).write());
+        bytes.extend(record(&Handshake::initiator(&Secret([1; 32])).write()));
         bytes
     };
     let rows: [(&str, Vec<u8>); 6] = [
@@ -224,7 +235,7 @@ fn strangers_are_turned_away() {
         ("a ticket that nobody gave", {
             let ticket = dipc_wire::ids::TicketId(77);
             let mut bytes = Preamble(Purpose::Wire(ticket)).encode().to_vec();
-            bytes.extend([7; HANDSHAKE_BYTES]);
+            bytes.extend(record(&[7; HANDSHAKE_BYTES]));
             bytes
         }),
     ];
@@ -235,8 +246,22 @@ fn strangers_are_turned_away() {
         is_closed(stream, what);
         serves(node);
     }
-    assert!(node.log().contains(&format!("version {}", VERSION + 7)), "{}", node.log());
+    for words in [&format!("version {}", VERSION + 7), "not a DIPC peer", "wrong key"] {
+        node.wait_for_log(words);
+    }
     assert!(resident_kib(node) < before + GAIN_KIB_MAX, "it keeps what strangers send");
+}
+
+#[test]
+fn a_machine_that_is_not_on_the_list_is_named() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    let mut stream = dial(node);
+    // It may be closed before we have written anything.
+    let _ = stream.write_all(&Preamble(Purpose::Link).encode());
+    is_closed(stream, "a machine that is not on the list");
+    node.wait_for_log("127.0.0.1");
+    serves(node);
 }
 
 #[test]
@@ -261,12 +286,10 @@ fn a_peer_with_the_key_that_talks_nonsense_is_turned_away() {
     let cluster = node_with_known_key();
     let node = cluster.node(1);
     let before = resident_kib(node);
-    let greatest = u32::MAX.to_le_bytes();
-    let rows: [(&str, &[u8]); 4] = [
+    let rows: [(&str, &[u8]); 3] = [
         ("no Hello", &[0x33; 80]),
-        ("a short Hello and nonsense", &[0x44; 200]),
-        ("a frame of 4 GiB", &greatest),
-        ("a frame of 4 GiB, network order", &[0xff, 0xff, 0xff, 0xff, 0, 0]),
+        ("a long one", &[0x44; 60_000]),
+        ("half of one", b"DIPC\0\x01"),
     ];
     for (what, bytes) in rows {
         let (mut stream, mut sealer) = shake_hands(node);
@@ -279,6 +302,72 @@ fn a_peer_with_the_key_that_talks_nonsense_is_turned_away() {
         serves(node);
     }
     assert!(resident_kib(node) < before + GAIN_KIB_MAX, "it allocates what a peer announces");
+}
+
+/// What an honest node would say of itself.
+fn honest_hello(node: &Node) -> Hello {
+    Hello {
+        node: NodeId::NONE,
+        incarnation: Incarnation(1),
+        epoch: Epoch(0),
+        address: "127.0.0.1:4751".parse().expect("an address"),
+        referee: node.address,
+        order: ByteOrder::Little,
+        transport: Transport::Tcp,
+        transfer_mode: TransferMode::Page,
+        page_bytes: u32::try_from(rustix::param::page_size()).expect("a small number"),
+        lease_ms: 3_000,
+        node_timeout_ms: 5_000,
+    }
+}
+
+#[test]
+fn an_admitted_peer_that_talks_nonsense_is_cut_off() {
+    let cluster = node_with_known_key();
+    let node = cluster.node(1);
+    let before = resident_kib(node);
+    let rows: [(&str, &[u8]); 4] = [
+        ("a frame of 4 GiB", &[0xff; 6]),
+        ("a frame of no bytes", &[0; 6]),
+        ("a frame that is none", &[8, 0, 0, 0, 6, 0, 99, 99, 99, 99, 99, 99]),
+        ("a frame with too much", &[12, 0, 0, 0, 8, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]),
+    ];
+    for (what, bytes) in rows {
+        let (mut stream, mut sealer) = shake_hands(node);
+        let mut sealed = Vec::new();
+        sealer.seal(&honest_hello(node).encode(), &mut sealed);
+        sealer.seal(bytes, &mut sealed);
+        stream.write_all(&sealed).expect("dipcd reads");
+        is_closed(stream, what);
+        serves(node);
+    }
+    node.wait_for_log(&FRAME_BYTES_MAX.to_string());
+    assert!(resident_kib(node) < before + GAIN_KIB_MAX, "it allocates what a peer announces");
+}
+
+#[test]
+fn peers_that_do_not_fit_are_refused_by_name() {
+    let cluster = node_with_known_key();
+    let node = cluster.node(1);
+    let honest = honest_hello(node);
+    let elsewhere = "127.0.0.9:4750".parse().expect("an address");
+    let rows = [
+        ("byte order", Hello { order: ByteOrder::Network, ..honest }),
+        ("transport", Hello { transport: Transport::Udp, ..honest }),
+        ("transfer_mode", Hello { transfer_mode: TransferMode::Segment, ..honest }),
+        ("dipc_page_size", Hello { page_bytes: 12_288, ..honest }),
+        ("referee", Hello { referee: elsewhere, ..honest }),
+        ("lease", Hello { lease_ms: 60_000, ..honest }),
+    ];
+    for (name, hello) in rows {
+        let (mut stream, mut sealer) = shake_hands(node);
+        let mut sealed = Vec::new();
+        sealer.seal(&hello.encode(), &mut sealed);
+        stream.write_all(&sealed).expect("dipcd reads");
+        is_closed(stream, name);
+        node.wait_for_log(name);
+        serves(node);
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ const CLUSTERS_MAX: usize = 2;
 pub struct Builder {
     nodes: usize,
     entries: Vec<(String, String)>,
+    allowed: Vec<String>,
     limits: Vec<(usize, Limits)>,
     network: Network,
     share: usize,
@@ -38,6 +39,13 @@ impl Builder {
     #[must_use]
     pub fn entry(mut self, name: &str, value: &str) -> Builder {
         self.entries.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A machine besides the nodes that may connect to the referee.
+    #[must_use]
+    pub fn allow(mut self, address: &str) -> Builder {
+        self.allowed.push(address.to_owned());
         self
     }
 
@@ -125,7 +133,8 @@ impl Builder {
             text += &format!("root = {}\n", all.join(", "));
         }
         let top = node.directory().parent().expect("the cluster's directory");
-        fs::write(top.join("dipc.allow"), all.join("\n") + "\n").expect("the directory is ours");
+        let allowed = [&all[..], &self.allowed].concat().join("\n");
+        fs::write(top.join("dipc.allow"), allowed + "\n").expect("the directory is ours");
         if self.network == Network::Own {
             text += &format!("cluster_key = {}\n", key_file(top).display());
         }
@@ -157,8 +166,14 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of that many nodes, to be described further.
     pub fn of(nodes: usize) -> Builder {
-        let (entries, limits) = (Vec::new(), Vec::new());
-        Builder { nodes, entries, limits, network: Network::Shared, share: 1 }
+        Builder {
+            nodes,
+            entries: Vec::new(),
+            allowed: Vec::new(),
+            limits: Vec::new(),
+            network: Network::Shared,
+            share: 1,
+        }
     }
 
     /// Starts that many nodes as they come.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use dipc_tests::machine::{Limits, Machine, Network};
-use dipc_tests::{Cluster, Node, Running, programs, skip};
+use dipc_tests::{Cluster, Maker, Node, programs, skip};
 
 /// Objects that a kernel allows where objects are made; the cases use them up.
 const OBJECTS: u32 = 24;
@@ -67,11 +67,10 @@ fn home_here(cluster: &Cluster, cases: &Path) -> String {
 }
 
 fn home_elsewhere(cluster: &Cluster, cases: &Path) -> String {
-    let socket = cluster.directory().join("maker.sock");
-    let _maker = start_maker(cluster, &socket);
+    let maker = Maker::on(cluster, 1);
     let mut command = cluster.node(2).command(cases, &[]);
     prepare(&mut command);
-    command.env("DIPC_TEST_FLAG", OPT_IN).env("DIPC_TEST_MAKER", &socket);
+    command.env("DIPC_TEST_FLAG", OPT_IN).env("DIPC_TEST_MAKER", maker.socket());
     run(cluster.node(2), command)
 }
 
@@ -81,14 +80,6 @@ fn run(node: &Node, command: Command) -> String {
     let output = node.machine().run(command);
     eprint!("{}", output.err);
     output.expect_success()
-}
-
-fn start_maker(cluster: &Cluster, socket: &Path) -> Running {
-    let maker = cluster.install(&programs::helper("maker"));
-    let path = socket.to_str().expect("a plain path");
-    let maker = cluster.node(1).spawn(maker, &[path]);
-    maker.wait_for("ready");
-    maker
 }
 
 /// Every line of `native` that `other` has not at the same place, with what it has there.

@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod link;
 pub mod machine;
+pub mod maker;
 pub mod node;
 pub mod process;
 pub mod programs;
@@ -17,6 +18,7 @@ pub mod skip;
 
 pub use cluster::{Builder, Cluster};
 pub use machine::{Limits, Machine};
+pub use maker::Maker;
 pub use node::Node;
 pub use process::{Output, Running};
 pub use puppet::Puppet;

@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
 
-use dipc_tests::{Cluster, Node, Output, programs, skip};
+use dipc_tests::machine::{Limits, Machine, Network};
+use dipc_tests::{Cluster, Maker, Output, programs, skip};
 
-/// Ends of a program that says it cannot run here.
-const CANNOT_RUN: i32 = 77;
+/// The exit status of a program that cannot tell here.
+const CANNOT_TELL: i32 = 77;
 
 fn all() -> Vec<PathBuf> {
     let directory = programs::source_tree().join("tests/c/traps");
@@ -22,32 +25,65 @@ fn all() -> Vec<PathBuf> {
     sources
 }
 
+/// One of the three: its name, its machine, and how a program is started there.
+type Way<'a> = (&'a str, &'a Machine, &'a (dyn Fn(&Path) -> Command + Sync));
+
+/// What was amiss with one program.
 fn judge(name: &str, how: &str, output: &Output) -> Option<String> {
     match output.status.code() {
         Some(0) => None,
-        Some(CANNOT_RUN) => {
+        Some(CANNOT_TELL) => {
             skip::skip(&format!("trap {name}"), output.out.trim());
             None
         }
-        _ => Some(format!("{name} {how}: {}\n{}{}", output.status, output.out, output.err)),
+        _ => Some(format!("{name}, {how}: {}\n{}{}", output.status, output.out, output.err)),
     }
 }
 
-fn run(node: &Node, program: &PathBuf) -> Output {
-    node.run(program, &[])
+fn run_all(programs: &[PathBuf], (how, machine, command): Way<'_>) -> Vec<String> {
+    let run = |program: &PathBuf| {
+        let name = program.file_name().expect("a file has a name").to_string_lossy();
+        judge(&name, how, &machine.run(command(program)))
+    };
+    programs.iter().filter_map(run).collect()
 }
 
 #[test]
 fn a_preloaded_library_is_a_good_guest() {
-    let sources = all();
-    assert!(!sources.is_empty(), "no trap is tried");
-    let cluster = Cluster::start(2);
-    let mut failures = Vec::new();
-    for source in sources {
-        let name = source.file_stem().expect("a file has a name").to_string_lossy().into_owned();
-        let program = programs::compile_at(&format!("trap-{name}"), &[source], &[]);
-        let program = cluster.install(&program);
-        failures.extend(judge(&name, "with dipcd", &run(cluster.node(1), &program)));
+    if skip::needs_root("a_preloaded_library_is_a_good_guest") {
+        return;
     }
+    let cluster = Cluster::of(2).objects(2, 0).alone().start();
+    let programs: Vec<PathBuf> = all().iter().map(|source| build(&cluster, source)).collect();
+    assert!(!programs.is_empty(), "no trap is tried");
+    let alone = Machine::new(Limits::Usual, Network::Shared);
+    let maker = Maker::on(&cluster, 1);
+    let natively = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env("DIPC_TEST_FLAG", "0");
+        command
+    };
+    let here = |program: &Path| cluster.node(1).command(program, &[]);
+    let elsewhere = |program: &Path| {
+        let mut command = cluster.node(2).command(program, &[]);
+        command.env("DIPC_TEST_MAKER", maker.socket());
+        command
+    };
+    let ways: [Way<'_>; 3] = [
+        ("by the kernel", &alone, &natively),
+        ("with the home here", cluster.node(1).machine(), &here),
+        ("with the home elsewhere", cluster.node(2).machine(), &elsewhere),
+    ];
+    let programs = &programs;
+    let failures: Vec<String> = thread::scope(|scope| {
+        let threads = ways.map(|way| scope.spawn(move || run_all(programs, way)));
+        threads.into_iter().flat_map(|thread| thread.join().expect("it judges")).collect()
+    });
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn build(cluster: &Cluster, source: &Path) -> PathBuf {
+    let name = source.file_stem().expect("a file has a name").to_string_lossy();
+    let program = programs::compile_at(&format!("trap-{name}"), &[source.to_owned()], &[]);
+    cluster.install(&program)
 }
