@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -188,8 +188,11 @@ fn is_closed(mut stream: TcpStream, what: &str) {
         match stream.read(&mut buffer) {
             Ok(0) => return,
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
-            Err(error) => panic!("{what}: not closed: {error}"),
+            Err(error) => match error.kind() {
+                ErrorKind::ConnectionReset => return,
+                ErrorKind::Interrupted => {}
+                _ => panic!("{what}: not closed: {error}"),
+            },
         }
     }
 }

@@ -186,9 +186,13 @@ fn unsafe_is_where_it_may_be() {
     };
     // A crate root that forbids does so for all its modules; one that has such a place cannot.
     let crate_forbids = |path: &str| {
-        let package = path.split("/src/").next().expect("split gives something");
-        let root = fs::read_to_string(source_tree().join(package).join("src/lib.rs"));
-        root.is_ok_and(|text| text.contains(forbids))
+        let directory = Path::new(path).parent().expect("a file lies in a directory");
+        let package = Path::new(path.split("/src/").next().expect("split gives something"));
+        let roots = [package.join("src/lib.rs"), directory.join("main.rs")];
+        roots.iter().any(|root| {
+            let text = fs::read_to_string(source_tree().join(root));
+            text.is_ok_and(|text| text.contains(forbids))
+        })
     };
     let is_root = |path: &str| path.ends_with("src/lib.rs");
     let has_none = |path: &str, text: &str| {
