@@ -86,7 +86,7 @@ fn at_once(tried: io::Result<()>) -> io::Result<bool> {
 impl Drop for Held {
     fn drop(&mut self) {
         let (gate, room) = self.mailbox.semaphores();
-        let open = Op::add(gate, -1).undone();
+        let open = Op::add(gate, -1).undone().now();
         // Giving back never waits. It fails only when the set is gone, and then nothing is held.
         let _ = match self.part {
             Part::Permit => self.set.operate(&[Op::add(room, 1).undone()]),

@@ -89,8 +89,22 @@ fn a_waiting_writer_goes_before_later_readers() {
     assert_eq!(fixture.gate_and_room(), (0, ROOM as u16));
 }
 
+/// A process that holds, killed with this value.
+struct Holder(Child);
+
+impl Holder {
+    fn die(self) {}
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs [`child_that_holds`] and waits until it holds, or waits for the room.
-fn holder(port: u16, how: &str) -> Child {
+fn holder(port: u16, how: &str) -> Holder {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_holds", "--nocapture"])
         .env("DIPC_TEST_HOLD", format!("{how} {port}"))
@@ -99,12 +113,13 @@ fn holder(port: u16, how: &str) -> Child {
         .spawn()
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
+    let holder = Holder(child);
     let mut line = String::new();
     while !line.contains("holding") {
         line.clear();
         assert_ne!(out.read_line(&mut line).unwrap(), 0, "it ended without holding");
     }
-    child
+    holder
 }
 
 /// Not a test of its own: what a holder does until its input ends or it is killed.
@@ -128,10 +143,9 @@ fn child_that_holds() {
 fn the_death_of_a_holder_gives_back() {
     let fixture = Fixture::new();
     for how in ["read", "write"] {
-        let mut child = holder(fixture.port, how);
+        let child = holder(fixture.port, how);
         assert_ne!(fixture.gate_and_room(), (0, ROOM as u16));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.die();
         assert_eq!(fixture.gate_and_room(), (0, ROOM as u16), "after the death of a {how}r");
     }
 }
@@ -140,10 +154,9 @@ fn the_death_of_a_holder_gives_back() {
 fn the_death_of_a_writer_at_the_gate_opens_it() {
     let fixture = Fixture::new();
     let reader = Held::to_read(fixture.set, mailbox()).unwrap();
-    let mut child = holder(fixture.port, "gate");
+    let child = holder(fixture.port, "gate");
     eventually("the writer is at the gate", || fixture.gate_and_room().0 == 1);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.die();
     assert_eq!(fixture.gate_and_room(), (0, ROOM as u16 - 1), "only the reader is left");
     drop(reader);
     drop(Held::to_write(fixture.set, mailbox()).unwrap());
@@ -153,7 +166,7 @@ fn the_death_of_a_writer_at_the_gate_opens_it() {
 #[test]
 fn every_wait_is_bounded() {
     let fixture = Fixture::new();
-    let mut child = holder(fixture.port, "read");
+    let child = holder(fixture.port, "read");
     let begin = Instant::now();
     let refused = Held::to_write(fixture.set, mailbox()).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
@@ -161,8 +174,7 @@ fn every_wait_is_bounded() {
     assert!(waited >= WAIT_MAX && waited < WAIT_MAX + Duration::from_secs(5), "{waited:?}");
     assert_eq!(fixture.gate_and_room(), (0, ROOM as u16 - 1));
     drop(Held::to_read(fixture.set, mailbox()).unwrap());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.die();
 }
 
 #[test]

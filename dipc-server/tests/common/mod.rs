@@ -11,6 +11,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use dipc_server::layout::{Geometry, key};
+use dipc_server::sys::Reach;
+
 /// The longest any single answer or end is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -54,7 +57,7 @@ pub fn free_port() -> u16 {
 
 /// The System V objects under a port's key: which kind, and the kernel's id.
 pub fn objects(port: u16) -> Vec<(&'static str, i32)> {
-    let key = dipc_server::layout::key(port).to_string();
+    let key = key(port).to_string();
     let mut found = Vec::new();
     for kind in ["sem", "shm"] {
         let table = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap();
@@ -82,6 +85,21 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until some server of a port is inside a write of its first mailbox.
+pub fn wait_until_written(port: u16) {
+    let set = dipc_server::sys::Set::find(key(port), Reach::Here).unwrap();
+    let mailbox = Geometry::new(1, 1024).and_then(|geometry| geometry.mailbox(1)).unwrap();
+    let (gate, room) = mailbox.semaphores();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let values = set.values().unwrap();
+        if (values[usize::from(gate)], values[usize::from(room)]) == (1, 0) {
+            return;
+        }
+        assert!(Instant::now() < until, "nobody writes");
     }
 }
 
