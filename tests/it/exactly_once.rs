@@ -152,6 +152,7 @@ fn each_message_arrives_once_while_receivers_are_killed() {
     let all = traffic.end(receivers);
     let tally = tally(&all, traffic.messages_each);
     let (missing, doubled) = missing_and_doubled(&tally);
+    skip::note(&format!("{name}: {kills} kills, {} messages unrecorded", missing.len()));
     assert!(kills > 0, "nobody was killed");
     assert!(doubled.is_empty(), "received twice: {doubled:?}");
     // A message that its receiver got before it died, but had not recorded yet.
@@ -178,5 +179,6 @@ fn each_message_arrives_once_while_every_dipcd_is_restarted() {
     }
     let all = traffic.end(receivers);
     let tally = tally(&all, traffic.messages_each);
+    skip::note(&format!("{name}: {restarts} restarts of {NODES} dipcds"));
     assert_eq!(missing_and_doubled(&tally), (vec![], vec![]), "after {restarts} restarts");
 }

@@ -32,12 +32,6 @@ fn daemons(node: &Node) -> Vec<Pid> {
     all
 }
 
-fn note(text: &str) {
-    use std::io::Write;
-    let line = format!("COUNT {text}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error takes a line");
-}
-
 /// What `count` idle processes on `user` cost the daemons of `home`, each.
 fn cost_each(home: &Node, user: &Node, count: usize) -> u64 {
     let before = pss_kib(&daemons(home));
@@ -61,7 +55,9 @@ fn idle_processes_cost_little() {
     let clients = skip::amount("idle_processes_cost_little", 1_000, 1_000);
     let local = cost_each(cluster.node(1), cluster.node(1), clients);
     let remote = cost_each(cluster.node(1), cluster.node(2), 60);
-    note(&format!("idle client: {local} KiB at home, idle remote client: {remote} KiB at home"));
+    skip::note(&format!(
+        "idle client: {local} KiB at home, idle remote client: {remote} KiB at home"
+    ));
     assert!(local < LOCAL_KIB_MAX, "{local} KiB for a local client");
     assert!(remote < REMOTE_KIB_MAX, "{remote} KiB for a remote client");
     owner.must("remove");

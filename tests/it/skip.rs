@@ -28,7 +28,12 @@ pub fn needs_root(name: &str) -> bool {
 pub fn amount(name: &str, long: usize, plain: usize) -> usize {
     let chosen = if std::env::var_os("DIPC_LONG").is_some() { long } else { plain };
     assert!(plain * 20 >= long, "the plain run of {name} does too little");
-    let line = format!("COUNT {name}: {chosen} of {long}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error takes a line");
+    note(&format!("{name}: {chosen} of {long}"));
     chosen
+}
+
+/// Prints a figure for whoever reads the log, past libtest's capture.
+pub fn note(figure: &str) {
+    let line = format!("COUNT {figure}\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("standard error takes a line");
 }
