@@ -127,3 +127,30 @@ fn listed_skips() -> Result<Vec<String>, String> {
     let names = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(names.filter_map(|line| line.split_once(':')).map(|(name, _)| format!("{name}:")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_skips_and_counts_are_told_apart() {
+        let text = "\
+test one ... ok
+SKIP two: needs root
+test two ... ok
+test three ... COUNT three: 5 of 10
+ok
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
+test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
+";
+        let tally = read(text.as_bytes());
+        assert_eq!((tally.passed, tally.failed, tally.binaries), (15, 1, 2));
+        assert_eq!(tally.skips, ["two: needs root"]);
+        assert_eq!(tally.counts, ["three: 5 of 10"]);
+    }
+
+    #[test]
+    fn every_listed_skip_has_a_reason() {
+        assert!(!listed_skips().unwrap().is_empty());
+    }
+}
