@@ -19,7 +19,7 @@ use dipc_wire::client::WireTerms;
 use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
 use dipc_wire::keeper::{Account, Cause, Held, StandIn};
-use dipc_wire::peer::PeerFrame;
+use dipc_wire::peer::{Claimed, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
 use crate::allow::AllowList;
@@ -305,8 +305,8 @@ impl Daemon {
             | PeerFrame::Listed { req, .. }
             | PeerFrame::Asked { req, .. }
             | PeerFrame::Ticketed { req, .. } => {
-                if !self.links.questions.answer(from, req, frame) {
-                    tracing::debug!(op = "answer", peer = %from, ?req, "nobody waits for it");
+                if let Some(unasked) = self.links.questions.answer(from, req, frame) {
+                    self.not_waited_for(from, unasked);
                 }
             }
             PeerFrame::Buried { client, image } => {
@@ -335,6 +335,14 @@ impl Daemon {
                     self.links.close(from);
                 }
             },
+        }
+    }
+
+    /// An answer that came too late. A leave to create that nobody will use is given back, or the
+    /// key would stay claimed for `referee_timeout`.
+    fn not_waited_for(&self, from: NodeId, answer: PeerFrame) {
+        if let PeerFrame::Claimed { outcome: Claimed::Granted { claim, .. }, .. } = answer {
+            self.links.post(from, PeerFrame::Abandon { claim });
         }
     }
 

@@ -144,10 +144,9 @@ impl Home {
             self.objects.lock().remove(id)?;
             return Ok(Look::Gone);
         };
-        let outcome = if let ObjectState::Unconfirmed { .. } = record.state {
-            // Only its creator knows the id yet, and waits.
-            Asked::Gone
-        } else if want.flags & (IPC_CREAT | IPC_EXCL) == (IPC_CREAT | IPC_EXCL)
+        // One that is not confirmed yet counts: who knows its id has it from the referee, whose
+        // word to us may still be on its way.
+        let outcome = if want.flags & (IPC_CREAT | IPC_EXCL) == (IPC_CREAT | IPC_EXCL)
             && want.nonce != Some(record.nonce)
         {
             Asked::Refused(SysvError::EEXIST)

@@ -22,8 +22,8 @@ use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
 use crate::log;
 use crate::stand_in::{self, Start, Started};
-use crate::sys::process::{self, Forked};
 use crate::sys::packets;
+use crate::sys::process::{self, Forked};
 
 /// Where it listens, in `state_dir`.
 pub const SOCKET_NAME: &str = "keeper.sock";
@@ -113,10 +113,7 @@ impl Keeper {
             locked => locked?,
         }
         let socket = state_dir.join(SOCKET_NAME);
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&socket)?;
         let listener = packets::listen(&socket, 0o600, BACKLOG)?;
         Ok(Some(Keeper {
             state_dir: state_dir.to_owned(),
@@ -151,7 +148,7 @@ impl Keeper {
                 }
             }
         }
-        fs::remove_file(self.state_dir.join(SOCKET_NAME))?;
+        remove_if_there(&self.state_dir.join(SOCKET_NAME))?;
         Ok(Next::End)
     }
 
@@ -172,7 +169,9 @@ impl Keeper {
         watched.extend(connection.map(|connection| PollFd::new(connection, PollFlags::IN)));
         let patience = matches!(self.dipcd, Dipcd::Awaited).then_some(&FIRST_WAIT);
         let count = match poll(&mut watched, patience) {
-            Err(Errno::INTR) => return Ok(Ready { connection: false, packet: false, ended: vec![] }),
+            Err(Errno::INTR) => {
+                return Ok(Ready { connection: false, packet: false, ended: vec![] });
+            }
             count => count?,
         };
         let happened = |at: usize| watched.get(at).is_some_and(|fd| !fd.revents().is_empty());
@@ -263,6 +262,13 @@ impl Keeper {
             Err(errno) => answer(connection, &FromKeeper::NoStandIn { errno }, None)?,
         }
         Ok(None)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

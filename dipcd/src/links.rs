@@ -191,14 +191,16 @@ impl Links {
             self.await_link(node, deadline)?;
             let (req, answer) = self.questions.open(node);
             self.post(node, frame(req));
-            match self.await_answer(node, &answer, deadline) {
-                Ok(Some(Came::Answer(frame))) => return Ok(frame),
-                Ok(_) => self.questions.give_up(req),
-                Err(why) => {
-                    self.questions.give_up(req);
-                    return Err(why);
-                }
+            let came = self.await_answer(node, &answer, deadline);
+            if let Ok(Some(Came::Answer(frame))) = came {
+                return Ok(frame);
             }
+            self.questions.give_up(req);
+            if let Ok(Came::Answer(frame)) = answer.try_recv() {
+                // It came in the instant in which we gave up.
+                return Ok(frame);
+            }
+            came?;
         }
     }
 

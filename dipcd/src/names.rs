@@ -130,8 +130,10 @@ impl Names {
                 },
                 Effect::Break { link, node, reason } => {
                     tracing::warn!(op = "referee", peer = %node, ?reason, "its link is closed");
-                    if let Some(Known { link: Some(link), .. }) = state.links.get(&link) {
-                        link.close();
+                    match state.links.get(&link) {
+                        Some(Known { link: Some(link), .. }) => link.close(),
+                        Some(_) => panic!("this node broke the referee's protocol: {reason:?}"),
+                        None => {}
                     }
                 }
                 Effect::DeclaredLost { node } => {

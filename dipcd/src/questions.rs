@@ -41,16 +41,24 @@ impl Questions {
         self.open.lock().remove(&req);
     }
 
-    /// An answer has come from `node`. One that nobody asked for, or from another node than was
-    /// asked, is dropped: `false`.
-    pub fn answer(&self, node: NodeId, req: Req, frame: PeerFrame) -> bool {
-        let mut open = self.open.lock();
-        match open.get(&req) {
-            Some((asked, _)) if *asked == node => {}
-            _ => return false,
+    /// An answer has come from `node`. One that nobody waits for, or from another node than was
+    /// asked, is handed back.
+    pub fn answer(&self, node: NodeId, req: Req, frame: PeerFrame) -> Option<PeerFrame> {
+        let asked = {
+            let mut open = self.open.lock();
+            match open.get(&req) {
+                Some((asked, _)) if *asked == node => open.remove(&req),
+                _ => None,
+            }
+        };
+        let Some((_, sender)) = asked else { return Some(frame) };
+        match sender.send(Came::Answer(frame)) {
+            Err(unsent) => match unsent.0 {
+                Came::Answer(frame) => Some(frame),
+                Came::Broken => None,
+            },
+            Ok(()) => None,
         }
-        let Some((_, sender)) = open.remove(&req) else { return false };
-        sender.send(Came::Answer(frame)).is_ok()
     }
 
     /// The link to `node` is gone: whoever waits for it asks again.

@@ -5,13 +5,10 @@
 //! kernel's order of checks stays the program's. Pids of stand-ins become those of their clients.
 #![forbid(unsafe_code)]
 
-use dipc_wire::codec::ByteOrder;
-use dipc_wire::ids::{Key, KernelId, Kind, ObjectId};
+use dipc_wire::ids::{KernelId, Key, Kind, ObjectId};
 use dipc_wire::limits::MESSAGE_BYTES_MAX;
 use dipc_wire::op::{Op, Outcome, SemGet, StatCheck, Wait};
-use dipc_wire::sysv::{
-    IPC_NOWAIT, MSG_COPY, MSG_NOERROR, QueueStat, SemBuf, SetStat, SysvError,
-};
+use dipc_wire::sysv::{IPC_NOWAIT, MSG_COPY, MSG_NOERROR, QueueStat, SemBuf, SetStat, SysvError};
 
 use super::Tables;
 use super::session::{Asked, Body};
@@ -54,13 +51,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Makes the call for one operation.
-    pub(super) fn call(
-        &mut self,
-        tables: &Tables,
-        asked: &Asked,
-        order: ByteOrder,
-        patience: Patience,
-    ) -> Called {
+    pub(super) fn call(&mut self, tables: &Tables, asked: &Asked, patience: Patience) -> Called {
         let (returned, waits_on) = match &asked.op {
             Op::MsgSend { id, mtype, flags } => {
                 let kernel = tables.kernel(*id, Kind::Queue);
@@ -82,7 +73,7 @@ impl Caller {
                 let patience = if *wait == Wait::Never { Patience::None } else { patience };
                 (sem_op(kernel, ops, patience).map(|()| plain(0)), waits_on)
             }
-            op => (tables.call_at_once(op, &asked.raw, order), None),
+            op => (tables.call_at_once(op, &asked.raw), None),
         };
         self.buffer.shrink_to(ROOM_KEPT);
         match returned {
@@ -171,7 +162,7 @@ impl Tables {
     }
 
     /// The operations that never wait.
-    fn call_at_once(&self, op: &Op, raw: &[u8], order: ByteOrder) -> Returned {
+    fn call_at_once(&self, op: &Op, raw: &[u8]) -> Returned {
         match op {
             Op::QueueStat { id, check } => self.queue_stat(*id, *check),
             Op::SetStat { id, check } => self.set_stat(*id, *check),
@@ -187,10 +178,10 @@ impl Tables {
             }
             Op::SemGetAll { id } => {
                 let values = ipc::sem_get_all(self.kernel(*id, Kind::Set))?;
-                Ok((Outcome::Values, Body::Bytes(bytes_of(&values, order))))
+                Ok((Outcome::Values, Body::Bytes(bytes_of(&values))))
             }
             Op::SemSetAll { id } => {
-                let values = values_of(raw, order)?;
+                let values = values_of(raw)?;
                 ipc::sem_set_all(self.kernel(*id, Kind::Set), &values).map(|()| plain(0))
             }
             Op::Change { id, change } => {
@@ -242,23 +233,16 @@ impl Tables {
     }
 }
 
-/// Semaphore values as raw bytes, two each.
-fn bytes_of(values: &[u16], order: ByteOrder) -> Vec<u8> {
-    let bytes = |value: &u16| match order {
-        ByteOrder::Little => value.to_le_bytes(),
-        ByteOrder::Network => value.to_be_bytes(),
-    };
-    values.iter().flat_map(bytes).collect()
+/// Semaphore values as raw bytes: two each, the least significant first, whatever the order of
+/// the wire's own integers. Programs' arrays look so on the machines this runs on.
+fn bytes_of(values: &[u16]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn values_of(raw: &[u8], order: ByteOrder) -> Result<Vec<u16>, SysvError> {
+fn values_of(raw: &[u8]) -> Result<Vec<u16>, SysvError> {
     let (values, rest) = raw.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(SysvError::EINVAL);
     }
-    let value = |bytes: &[u8; 2]| match order {
-        ByteOrder::Little => u16::from_le_bytes(*bytes),
-        ByteOrder::Network => u16::from_be_bytes(*bytes),
-    };
-    Ok(values.iter().map(value).collect())
+    Ok(values.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect())
 }

@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use dipc_core::session::Finish;
-use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{Image, Seq, Slot};
 use dipc_wire::limits::TICKET_LIFE_MS;
 use dipc_wire::op::{Outcome, Reply, Request};
@@ -55,7 +54,6 @@ struct Serving {
     sender: ChannelSender,
     /// The watcher's while the worker waits; not there once the wire is broken.
     receiver: Option<ChannelReceiver>,
-    order: ByteOrder,
 }
 
 impl Worker {
@@ -116,7 +114,7 @@ impl Worker {
 
     /// Makes the system call, at first without waiting.
     fn call(&mut self, serving: &mut Serving, asked: &Asked) -> Vec<Task> {
-        let called = self.caller.call(&self.shared.tables, asked, serving.order, Patience::None);
+        let called = self.caller.call(&self.shared.tables, asked, Patience::None);
         let called = match called {
             Called::WouldWait => self.wait(serving, asked),
             called => called,
@@ -148,7 +146,7 @@ impl Worker {
             }
         };
         let called = if self.session.may_wait(lease) {
-            self.caller.call(&self.shared.tables, asked, serving.order, Patience::Endless)
+            self.caller.call(&self.shared.tables, asked, Patience::Endless)
         } else {
             Called::Interrupted
         };
@@ -176,5 +174,5 @@ fn admit(wire: Wire) -> Result<Serving, ChannelError> {
     let order = wire.terms.order;
     let channel = Channel::respond(wire.socket, &wire.secret, wire.terms.cipher, order, within)?;
     let (sender, receiver) = channel.split();
-    Ok(Serving { sender, receiver: Some(receiver), order })
+    Ok(Serving { sender, receiver: Some(receiver) })
 }
