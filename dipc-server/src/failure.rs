@@ -50,6 +50,11 @@ pub enum Failure {
         /// The port.
         port: u16,
     },
+    /// Other servers share the set, but their segment does not reach this machine.
+    NoSegment {
+        /// The port.
+        port: u16,
+    },
     /// Others kept making and removing the same objects for as long as was waited.
     Unsettled {
         /// The port.
@@ -104,6 +109,9 @@ impl fmt::Display for Failure {
                 "port {port}: {} servers share it, and there are no more places",
                 crate::layout::SERVERS_MAX
             ),
+            Self::NoSegment { port } => {
+                write!(f, "port {port}: its semaphores are shared, but no segment comes with them")
+            }
             Self::Unsettled { port } => {
                 write!(f, "port {port}: others keep making and removing its mailboxes")
             }

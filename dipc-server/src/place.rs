@@ -232,15 +232,16 @@ fn join_shared(setup: &Setup, set: Set) -> Result<Option<(Place, Store)>, Failur
         };
     };
     let joined = share(setup, set, slot);
-    if !matches!(joined, Ok(Some(_))) {
+    if joined.is_err() {
         let _ = leave(port, setup.reach, set, slot);
     }
-    joined
+    joined.map(Some)
 }
 
-fn share(setup: &Setup, set: Set, slot: Slot) -> Result<Option<(Place, Store)>, Failure> {
+fn share(setup: &Setup, set: Set, slot: Slot) -> Result<(Place, Store), Failure> {
     let port = setup.port;
-    let Some((segment, attached)) = ready_segment(port, setup.reach) else { return Ok(None) };
+    let (segment, attached) =
+        ready_segment(port, setup.reach).ok_or(Failure::NoSegment { port })?;
     let there = Geometry::new(attached.load(word::MAILBOXES), attached.load(word::MAILBOX_BYTES))
         .filter(|there| there.segment_bytes() <= attached.bytes())
         .ok_or(Failure::Foreign { port })?;
@@ -251,7 +252,7 @@ fn share(setup: &Setup, set: Set, slot: Slot) -> Result<Option<(Place, Store)>, 
     }
     sign(setup, &attached, slot)
         .map_err(|error| Failure::system(format!("port {port}: its own process"), error))?;
-    Ok(Some((Place { set, segment, slot }, Store::new(set, attached, there))))
+    Ok((Place { set, segment, slot }, Store::new(set, attached, there)))
 }
 
 /// The segment that belongs to a set, once its maker has written the header.

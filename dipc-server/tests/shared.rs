@@ -7,7 +7,7 @@ mod common;
 
 use common::*;
 use dipc_server::layout::{SERVERS_MAX, Slot, key};
-use dipc_server::sys::{Op, Reach, Set};
+use dipc_server::sys::{Op, Reach, SegmentId, Set};
 
 const FIRST: &[&str] = &["--shared", "--bind=127.0.0.1"];
 const SECOND: &[&str] = &["--shared", "--bind=127.0.0.2"];
@@ -102,6 +102,20 @@ fn other_sizes_are_refused() {
         format!("dipc: port {port}: is shared as 4 mailboxes of 8 kbytes")
     );
     first.client().ask(b"r 4 1\n", b"ok 0\n");
+    first.stop();
+}
+
+/// As on a node whose libdipc shares sets but not memory, or after somebody's ipcrm -m.
+#[test]
+fn a_set_without_its_segment_is_refused() {
+    let first = Server::start_with(free_port(), 1, 1, 1, FIRST);
+    let port = first.port.to_string();
+    SegmentId::find(key(first.port), Reach::Here).unwrap().remove().unwrap();
+    assert_eq!(
+        refusal(dipc().args(SECOND).args(["1", "1", &port, "1"])),
+        format!("dipc: port {port}: its semaphores are shared, but no segment comes with them")
+    );
+    assert_eq!(first.client().read(1), b"", "the first one has it still");
     first.stop();
 }
 
