@@ -5,8 +5,11 @@
 
 mod common;
 
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
@@ -228,10 +231,11 @@ fn another_users_server_is_refused() {
         println!("skip: becoming another user needs root");
         return;
     }
+    let nobody = Nobody::new("refused");
     let server = Server::start(2, 4, 4);
     let port = server.port.to_string();
     let expected = format!("dipcrm: port {port}: belongs to another user; refused");
-    assert_eq!(refusal(&mut as_nobody(dipcrm().arg(&port))), expected);
+    assert_eq!(refusal(&mut nobody.command(dipcrm().arg(&port))), expected);
     server.client().ask(b"w 1 1\nx", b"ok 1\n");
     server.stop();
 }
@@ -243,8 +247,9 @@ fn a_forged_record_ends_nobody() {
         println!("skip: becoming another user needs root");
         return;
     }
+    let nobody = Nobody::new("forged");
     let port = free_port();
-    let output = output(&mut as_nobody(dipc().args(["2", "4", &port.to_string(), "4"])));
+    let output = output(&mut nobody.command(dipc().args(["2", "4", &port.to_string(), "4"])));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (_, real) = server_in_proc(port);
     let mut victim = Command::new("sleep").arg("600").spawn().unwrap();
@@ -268,19 +273,34 @@ fn a_forged_record_ends_nobody() {
     eventually("the server leaves nothing", || objects(port).is_empty());
 }
 
-/// The same command as the user nobody, from a copy that it may execute.
-fn as_nobody(command: &Command) -> Command {
-    const NOBODY: u32 = 65_534;
-    let program = std::path::Path::new(command.get_program());
-    let directory = std::env::temp_dir().join(format!("dipc-nobody-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let copy = directory.join(program.file_name().unwrap());
-    if !copy.exists() {
-        std::fs::copy(program, &copy).unwrap();
+/// A directory with copies of programs that the user nobody may execute, removed with this value.
+struct Nobody(PathBuf);
+
+impl Nobody {
+    fn new(test: &str) -> Self {
+        let name = format!("dipc-{test}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        Self(directory)
     }
-    let mut as_nobody = Command::new(copy);
-    as_nobody.args(command.get_args()).uid(NOBODY).gid(NOBODY).current_dir("/");
-    as_nobody
+
+    /// The same command as that user.
+    fn command(&self, command: &Command) -> Command {
+        const NOBODY: u32 = 65_534;
+        let program = Path::new(command.get_program());
+        let copy = self.0.join(program.file_name().unwrap());
+        std::fs::copy(program, &copy).unwrap();
+        let mut as_nobody = Command::new(copy);
+        as_nobody.args(command.get_args()).uid(NOBODY).gid(NOBODY).current_dir("/");
+        as_nobody
+    }
+}
+
+impl Drop for Nobody {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 #[test]
