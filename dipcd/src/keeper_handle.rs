@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -83,16 +84,23 @@ impl KeeperHandle {
 
     /// Ends the keeper of `state_dir`, if there is one.
     pub fn quit_if_running(state_dir: &Path) -> io::Result<()> {
-        match packets::connect(&state_dir.join(SOCKET_NAME)) {
-            Ok(connection) => {
-                greet(&connection)?;
-                KeeperHandle { connection: Mutex::new(connection) }.quit().map_err(io::Error::other)
+        let mut last = io::Error::from(io::ErrorKind::NotConnected);
+        for _ in 0..ATTEMPTS_MAX {
+            let connection = match packets::connect(&state_dir.join(SOCKET_NAME)) {
+                Ok(connection) => connection,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(()),
+                    _ => return Err(error),
+                },
+            };
+            let keeper = KeeperHandle { connection: Mutex::new(connection) };
+            match keeper.quit() {
+                Ok(()) => return Ok(()),
+                // It may have ended just as we came, or serve somebody else now.
+                Err(error) => last = io::Error::other(error),
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(()),
-                _ => Err(error),
-            },
         }
+        Err(last)
     }
 
     /// A copy of the connection: hung up when the keeper has ended.
@@ -148,6 +156,8 @@ fn tell(connection: &OwnedFd, what: &ToKeeper, fds: &[BorrowedFd<'_>]) -> Result
 /// Runs `dipcd --keeper STATE_DIR`, which goes to the background once it listens.
 fn start(state_dir: &Path, program: &Path) -> io::Result<()> {
     let mut command = Command::new(program);
+    // The name by which ps(1) shows it, whatever path it was started by.
+    command.arg0("dipcd");
     command.arg("--keeper").arg(state_dir).stdin(Stdio::null()).stdout(Stdio::null());
     let status = command.status()?;
     if status.success() {
