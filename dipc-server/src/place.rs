@@ -33,7 +33,6 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Place {
     set: Set,
-    segment: SegmentId,
     slot: Slot,
 }
 
@@ -206,7 +205,7 @@ fn begin(
         attached.store(word::OWNER_UID, rustix::process::geteuid().as_raw().into());
         sign(setup, &attached, slot)?;
         attached.store(word::MAGIC, MAGIC);
-        Ok((Place { set, segment, slot }, Store::new(set, attached, geometry)))
+        Ok((Place { set, slot }, Store::new(set, attached, geometry)))
     };
     begun().map_err(|error| Failure::system(format!("port {}: the segment", setup.port), error))
 }
@@ -240,8 +239,7 @@ fn join_shared(setup: &Setup, set: Set) -> Result<Option<(Place, Store)>, Failur
 
 fn share(setup: &Setup, set: Set, slot: Slot) -> Result<(Place, Store), Failure> {
     let port = setup.port;
-    let (segment, attached) =
-        ready_segment(port, setup.reach).ok_or(Failure::NoSegment { port })?;
+    let attached = ready_segment(port, setup.reach).ok_or(Failure::NoSegment { port })?;
     let there = Geometry::new(attached.load(word::MAILBOXES), attached.load(word::MAILBOX_BYTES))
         .filter(|there| there.segment_bytes() <= attached.bytes())
         .ok_or(Failure::Foreign { port })?;
@@ -252,11 +250,11 @@ fn share(setup: &Setup, set: Set, slot: Slot) -> Result<(Place, Store), Failure>
     }
     sign(setup, &attached, slot)
         .map_err(|error| Failure::system(format!("port {port}: its own process"), error))?;
-    Ok((Place { set, segment, slot }, Store::new(set, attached, there)))
+    Ok((Place { set, slot }, Store::new(set, attached, there)))
 }
 
 /// The segment that belongs to a set, once its maker has written the header.
-fn ready_segment(port: u16, reach: Reach) -> Option<(SegmentId, Segment)> {
+fn ready_segment(port: u16, reach: Reach) -> Option<Segment> {
     let until = Instant::now() + SETTLE_MAX / 3;
     while Instant::now() < until {
         if let Ok(segment) = SegmentId::find(key(port), reach)
@@ -264,7 +262,7 @@ fn ready_segment(port: u16, reach: Reach) -> Option<(SegmentId, Segment)> {
             && attached.bytes() >= HEADER_BYTES
             && attached.load(word::MAGIC) == MAGIC
         {
-            return Some((segment, attached));
+            return Some(attached);
         }
         thread::sleep(SETTLE_STEP);
     }
@@ -353,7 +351,7 @@ pub fn remove_lone_segment(port: u16, reach: Reach) -> Result<(), Failure> {
 
 /// What the servers in `slots` wrote about themselves. One that is just joining has not yet.
 pub fn records(port: u16, reach: Reach, slots: &[Slot]) -> Vec<ServerRecord> {
-    let Some((_, attached)) = ready_segment(port, reach) else { return Vec::new() };
+    let Some(attached) = ready_segment(port, reach) else { return Vec::new() };
     let record = |slot: &Slot| {
         let mut words = [0; ServerRecord::WORDS];
         for (word, at) in words.iter_mut().zip(slot.words()) {
@@ -368,11 +366,6 @@ impl Place {
     /// Ends this server's share; the last one removes the segment and the set.
     pub fn leave(self, setup: &Setup) -> Result<(), Failure> {
         leave(setup.port, setup.reach, self.set, self.slot)
-    }
-
-    /// The segment's id, as `ipcs -m` shows it.
-    pub fn segment(&self) -> SegmentId {
-        self.segment
     }
 }
 
