@@ -31,6 +31,7 @@ pub const SOCKET_NAME: &str = "keeper.sock";
 const LOCK_NAME: &str = "keeper.lock";
 /// How long it waits for the dipcd that started it.
 const FIRST_WAIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How long a dipcd may leave an answer unread.
 const SEND_WAIT: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 16;
@@ -98,10 +99,15 @@ enum Dipcd {
 }
 
 /// What poll found.
-struct Ready {
-    connection: bool,
-    packet: bool,
-    ended: Vec<Held>,
+enum Ready {
+    /// Nothing within the time, and nothing is left to wait for.
+    Nothing,
+    /// These stand-ins have ended.
+    Ended(Vec<Held>),
+    /// A packet of dipcd, or its end.
+    Packet,
+    /// A new connection, and no packet of the one before is unread.
+    Connection,
 }
 
 impl Keeper {
@@ -127,64 +133,64 @@ impl Keeper {
     /// Serves until nothing is left to do. In a stand-in everything that was held is closed by
     /// the return, because `self` ends with it.
     fn serve(mut self) -> io::Result<Next> {
-        while self.has_work() {
-            let ready = self.wait()?;
-            for name in ready.ended {
-                self.held.remove(&name);
-            }
-            if ready.connection {
-                self.admit();
-            }
-            if !ready.packet {
-                continue;
-            }
-            match self.obey() {
-                Ok(None) => {}
-                Ok(Some(Next::End)) => break,
-                Ok(Some(next)) => return Ok(next),
-                Err(error) => {
-                    tracing::warn!(op = "keep", %error, "the connection of dipcd is closed");
-                    self.dipcd = Dipcd::Gone;
-                }
+        loop {
+            match self.wait()? {
+                Ready::Nothing => break,
+                Ready::Ended(names) => names.iter().for_each(|name| drop(self.held.remove(name))),
+                Ready::Connection => self.admit(),
+                Ready::Packet => match self.obey() {
+                    Ok(None) => {}
+                    Ok(Some(Next::End)) => break,
+                    Ok(Some(next)) => return Ok(next),
+                    Err(error) => {
+                        tracing::warn!(op = "keep", %error, "the connection of dipcd is closed");
+                        self.dipcd = Dipcd::Gone;
+                    }
+                },
             }
         }
         remove_if_there(&self.state_dir.join(SOCKET_NAME))?;
         Ok(Next::End)
     }
 
-    fn has_work(&self) -> bool {
-        !matches!(self.dipcd, Dipcd::Gone) || !self.held.is_empty()
+    /// How long to wait: for ever, unless nobody is served and nothing is held.
+    fn patience(&self) -> Option<&'static Timespec> {
+        match self.dipcd {
+            Dipcd::Awaited => Some(&FIRST_WAIT),
+            Dipcd::Gone if self.held.is_empty() => Some(&NO_WAIT),
+            Dipcd::Gone | Dipcd::Connected(_) => None,
+        }
     }
 
-    /// Waits for something to do. A dipcd that never comes has gone.
-    fn wait(&mut self) -> io::Result<Ready> {
-        let connection = match &self.dipcd {
-            Dipcd::Connected(connection) => Some(connection),
-            Dipcd::Awaited | Dipcd::Gone => None,
-        };
+    /// Waits for something to do. What an earlier dipcd has sent counts before a new connection,
+    /// so that nothing it gave us to hold is lost.
+    fn wait(&self) -> io::Result<Ready> {
         let stand_ins: Vec<_> =
             self.held.iter().filter(|(name, _)| matches!(name, Held::StandIn(_))).collect();
+        // The listener first: whatever was sent before a connection was made is then seen.
         let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
-        watched.extend(stand_ins.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::empty())));
-        watched.extend(connection.map(|connection| PollFd::new(connection, PollFlags::IN)));
-        let patience = matches!(self.dipcd, Dipcd::Awaited).then_some(&FIRST_WAIT);
-        let count = match poll(&mut watched, patience) {
-            Err(Errno::INTR) => {
-                return Ok(Ready { connection: false, packet: false, ended: vec![] });
-            }
-            count => count?,
-        };
-        let happened = |at: usize| watched.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let ended = (0..stand_ins.len()).filter(|at| happened(at + 1));
-        let ready = Ready {
-            connection: happened(0),
-            packet: happened(stand_ins.len() + 1),
-            ended: ended.map(|at| stand_ins[at].0.clone()).collect(),
-        };
-        if count == 0 {
-            self.dipcd = Dipcd::Gone;
+        if let Dipcd::Connected(connection) = &self.dipcd {
+            watched.push(PollFd::new(connection, PollFlags::IN));
         }
-        Ok(ready)
+        let served = watched.len();
+        watched.extend(stand_ins.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::empty())));
+        loop {
+            match poll(&mut watched, self.patience()) {
+                Err(Errno::INTR) => {}
+                Ok(0) => return Ok(Ready::Nothing),
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let happened = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let stand_ins = stand_ins.iter().zip(&watched[served..]);
+        let ended = stand_ins.filter(|(_, fd)| happened(fd)).map(|((name, _), _)| (*name).clone());
+        let ended: Vec<_> = ended.collect();
+        Ok(match &watched[..served] {
+            _ if !ended.is_empty() => Ready::Ended(ended),
+            [_, connection] if happened(connection) => Ready::Packet,
+            _ => Ready::Connection,
+        })
     }
 
     /// Takes a new connection in the place of the one before, if it is our own user's.

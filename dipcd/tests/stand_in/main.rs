@@ -4,6 +4,8 @@
 //! Each test has a node of its own in a temporary directory, and System V objects that are
 //! removed however it ends.
 #![forbid(unsafe_code)]
+// Clippy takes only the functions marked as tests for tests, not their helpers.
+#![allow(clippy::unwrap_used)]
 
 mod ends;
 mod keeping;
