@@ -20,7 +20,7 @@ use dipc_wire::sysv::{IPC_CREAT, SysvError};
 use crate::accounts::own_account;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::home::{Look, Verdict, Want};
+use crate::home::{self, Look, Verdict, Want};
 use crate::links::Unanswered;
 use crate::sockets;
 use crate::sys::credentials::{self, Namespaces, Peer};
@@ -92,6 +92,10 @@ impl Service<'_> {
                 Err(Unanswered::TimedOut | Unanswered::Lost) => return Err(SysvError::ETIMEDOUT),
             };
             let got = match outcome {
+                // semget looks at the size before the key.
+                Claimed::Absent if home::is_too_great(want.kind, want.size) => {
+                    Err(SysvError::EINVAL)
+                }
                 Claimed::Absent => Err(SysvError::ENOENT),
                 Claimed::Full => Err(SysvError::ENOSPC),
                 Claimed::Void => {

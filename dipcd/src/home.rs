@@ -137,7 +137,7 @@ impl Home {
     }
 
     /// Looks at an object for a caller. The order of refusals is that of `ipcget_public` in the
-    /// kernel's ipc/util.c: existence, size, permission.
+    /// kernel's ipc/util.c: existence, size, permission; but semget's limit comes before them all.
     pub fn look(&self, id: ObjectId, want: &Want, account: &Account) -> io::Result<Look> {
         let Some(record) = self.objects.lock().table.find(id)? else { return Ok(Look::Gone) };
         let Some((perm, size)) = kernel_view(&record) else {
@@ -146,7 +146,9 @@ impl Home {
         };
         // One that is not confirmed yet counts: who knows its id has it from the referee, whose
         // word to us may still be on its way.
-        let outcome = if want.flags & (IPC_CREAT | IPC_EXCL) == (IPC_CREAT | IPC_EXCL)
+        let outcome = if is_too_great(record.kind, want.size) {
+            Asked::Refused(SysvError::EINVAL)
+        } else if want.flags & (IPC_CREAT | IPC_EXCL) == (IPC_CREAT | IPC_EXCL)
             && want.nonce != Some(record.nonce)
         {
             Asked::Refused(SysvError::EEXIST)
@@ -253,6 +255,12 @@ fn kernel_view(record: &ObjectRecord) -> Option<(Perm, u64)> {
     let (perm, size) = ipc::view(record.kind, record.kernel).ok()?;
     let same = perm.key == 0 && perm.cuid == record.creator_uid && perm.cgid == record.creator_gid;
     same.then_some((perm, size))
+}
+
+/// Whether no set of this kernel may have so many semaphores: semget's first check, before any on
+/// the key.
+pub fn is_too_great(kind: Kind, size: u64) -> bool {
+    kind == Kind::Set && ipc::semmsl().is_ok_and(|most| size > most)
 }
 
 fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {

@@ -111,6 +111,7 @@ static void get_einval(void)
     int id = TRY_ID("make", make_set(row_key(0), 2, 0600));
     TRY_ID("more", semget(row_key(0), 3, get_flag()));
     TRY_ID("far more", semget(row_key(0), INT_MAX, get_flag()));
+    TRY_ID("far more, excl", make_set(row_key(0), 32001, IPC_EXCL | 0600));
     remove_set(id);
 }
 

@@ -336,3 +336,13 @@ pub fn msgmax() -> Result<u64> {
     let info = unsafe { info.assume_init() };
     Ok(u64::try_from(info.msgmax).unwrap_or(0))
 }
+
+/// The most semaphores that a set may have now (the first of `kernel.sem`).
+pub fn semmsl() -> Result<u64> {
+    let mut info = MaybeUninit::<libc::seminfo>::zeroed();
+    // SAFETY: IPC_INFO fills the one seminfo that its fourth argument points to.
+    check(unsafe { libc::semctl(0, 0, libc::IPC_INFO, info.as_mut_ptr()) })?;
+    // SAFETY: it is plain integers, and all of them were initialised by `zeroed`.
+    let info = unsafe { info.assume_init() };
+    Ok(u64::try_from(info.semmsl).unwrap_or(0))
+}
