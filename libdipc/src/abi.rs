@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_int, c_long, c_void};
 use dipc_wire::ids::{Kind, ObjectId};
 use redhook::hook;
 
-use crate::boundary::{call, cancellation_point, fail};
+use crate::boundary::fail;
 use crate::route::{self, Route};
 use crate::{jump, kernel, key_path, names, queues, sets, start, thread};
 
@@ -67,9 +67,7 @@ hook! {
 pub extern "C-unwind" fn msgsnd(id: c_int, message: usize, bytes: usize, flags: c_int) -> c_int {
     match route::find(Kind::Queue, id) {
         Route::Kernel(id) => kernel::msgsnd(id, message, bytes, flags),
-        Route::Remote(id, home) => {
-            cancellation_point(|entry| queues::send(entry, (id, home), message, bytes, flags))
-        }
+        Route::Remote(id, home) => queues::send((id, home), message, bytes, flags),
         Route::Refused(error) => fail(error),
     }
 }
@@ -85,9 +83,7 @@ pub extern "C-unwind" fn msgrcv(
 ) -> isize {
     match route::find(Kind::Queue, id) {
         Route::Kernel(id) => kernel::msgrcv(id, message, bytes, mtype, flags),
-        Route::Remote(id, home) => cancellation_point(|entry| {
-            queues::receive(entry, (id, home), message, bytes, mtype, flags)
-        }),
+        Route::Remote(id, home) => queues::receive((id, home), message, bytes, mtype, flags),
         Route::Refused(error) => fail(error),
     }
 }
@@ -97,7 +93,7 @@ pub extern "C-unwind" fn msgrcv(
 pub extern "C-unwind" fn semop(id: c_int, ops: usize, count: usize) -> c_int {
     match route::find(Kind::Set, id) {
         Route::Kernel(id) => kernel::semop(id, ops, count),
-        Route::Remote(id, home) => call(|entry| sets::operate(entry, (id, home), ops, count, 0)),
+        Route::Remote(id, home) => sets::operate((id, home), ops, count, 0),
         Route::Refused(error) => fail(error),
     }
 }
@@ -107,9 +103,7 @@ pub extern "C-unwind" fn semop(id: c_int, ops: usize, count: usize) -> c_int {
 pub extern "C-unwind" fn semtimedop(id: c_int, ops: usize, count: usize, timeout: usize) -> c_int {
     match route::find(Kind::Set, id) {
         Route::Kernel(id) => kernel::semtimedop(id, ops, count, timeout),
-        Route::Remote(id, home) => {
-            call(|entry| sets::operate(entry, (id, home), ops, count, timeout))
-        }
+        Route::Remote(id, home) => sets::operate((id, home), ops, count, timeout),
         Route::Refused(error) => fail(error),
     }
 }

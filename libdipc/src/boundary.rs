@@ -1,17 +1,21 @@
-//! Between the program and us: while one of our calls runs, no signal handler of the program does
-//! (except where the call waits), no cancellation, and no panic gets out. `errno` is unchanged on
-//! success and set on failure; masks and cancellation state are as found.
+//! Between the program and us: while one of our calls runs, no signal handler of the program does,
+//! no cancellation, and no panic gets out. `errno` is unchanged on success and set on failure;
+//! masks and cancellation state are as found.
 //!
-//! The frames between the program and [`sys::test_cancellation`] hold no value with a destructor:
-//! a cancelled thread unwinds through them.
+//! A call that may have to wait is served in steps, each behind a fence against panics. In between,
+//! when the program's handlers do run, whatever the call owns is parked with its thread, and no
+//! frame between the program and the wait holds a value with a destructor: a handler may leave by
+//! siglongjmp or pthread_exit, a cancelled thread unwinds, and nothing of ours is in the way.
 #![forbid(unsafe_code)]
 
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dipc_wire::sysv::SysvError;
 
-use crate::sys::{self, Cancellation, Mask};
+use crate::sys::{self, Cancellation, Mask, WaitBy, Waited};
 use crate::thread::{self, Thread};
+use crate::time::Moment;
 use crate::{jump, log};
 
 /// One call of the program on its way through this library.
@@ -20,14 +24,39 @@ pub struct Entry {
     /// Who calls.
     pub thread: &'static Thread,
     /// Its signal mask, to wait with.
-    pub mask: Mask,
+    mask: Mask,
     /// Its cancellation state.
     pub cancellation: Cancellation,
-    /// Whether pthread_cancel ends its wait: the call is a cancellation point and the program has
-    /// not disabled cancellation.
-    pub cancellable: bool,
     /// Where the call's frame is.
     pub frame: usize,
+}
+
+/// Whether a function is a cancellation point (pthreads(7)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// It is, and a wait in it ends when the thread is cancelled.
+    Cancellation,
+    /// It is not.
+    Other,
+}
+
+/// How far a call has come.
+pub enum Step<T> {
+    /// It is served; this is its result.
+    Done(T),
+    /// It is parked, and goes on after this.
+    Wait(Wait),
+}
+
+/// What a parked call waits for.
+#[derive(Clone, Copy)]
+pub struct Wait {
+    /// A descriptor to be read.
+    pub fd: RawFd,
+    /// How.
+    pub by: WaitBy,
+    /// Not longer than this.
+    pub until: Option<Moment>,
 }
 
 /// What a C function returns when it fails.
@@ -51,55 +80,87 @@ pub fn fail<T: CReturn>(error: SysvError) -> T {
     T::FAILED
 }
 
-/// One call of the program that we serve.
-pub fn call<T: CReturn>(ours: impl FnOnce(&Entry) -> Result<T, SysvError>) -> T {
+/// One call of the program that we serve without its handlers coming in between.
+pub fn call<T: CReturn + Copy>(ours: impl FnOnce(&Entry) -> Result<T, SysvError>) -> T {
     attempt(ours).unwrap_or_else(fail)
 }
 
-/// As [`call`], for a function that is a cancellation point.
-pub fn cancellation_point<T: CReturn>(ours: impl FnOnce(&Entry) -> Result<T, SysvError>) -> T {
+/// The same for a piece of ours that does not decide the call's result.
+pub fn attempt<T: Copy>(ours: impl FnOnce(&Entry) -> Result<T, SysvError>) -> Result<T, SysvError> {
+    pass(Point::Other, |entry| ours(entry).map(Step::Done), |_, _| Err(SysvError::EIO))
+}
+
+/// One call of the program that may wait: `begin` it, and `resume` it after each wait.
+pub fn serve<T: Copy>(
+    point: Point,
+    begin: impl FnOnce(&Entry) -> Result<Step<T>, SysvError>,
+    resume: impl FnMut(&Entry, Waited) -> Result<Step<T>, SysvError>,
+) -> Result<T, SysvError> {
+    if point == Point::Other {
+        return pass(point, begin, resume);
+    }
     if thread::existing().is_none() {
-        let _: Result<(), SysvError> = attempt(|_| Ok(())); // pthread_cancel finds us from now on
+        attempt(|_| Ok(()))?; // from now on pthread_cancel finds us
     }
     sys::test_cancellation();
-    let outcome = enter(Point::Cancellation, ours);
-    if matches!(outcome, Err(SysvError::EINTR)) {
+    let result = pass(point, begin, resume);
+    if matches!(result, Err(SysvError::EINTR)) {
         sys::test_cancellation();
     }
-    outcome.unwrap_or_else(fail)
+    result
 }
 
-/// Runs a piece of ours that does not decide the call's result.
-pub fn attempt<T>(ours: impl FnOnce(&Entry) -> Result<T, SysvError>) -> Result<T, SysvError> {
-    enter(Point::Other, ours)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Point {
-    Cancellation,
-    Other,
-}
-
-fn enter<T>(
+fn pass<T: Copy>(
     point: Point,
-    ours: impl FnOnce(&Entry) -> Result<T, SysvError>,
+    begin: impl FnOnce(&Entry) -> Result<Step<T>, SysvError>,
+    mut resume: impl FnMut(&Entry, Waited) -> Result<Step<T>, SysvError>,
 ) -> Result<T, SysvError> {
     let errno = sys::errno();
     let mask = sys::block_signals();
     let mut cancellation = sys::disable_cancellation();
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
+    let frame = sys::stack_pointer();
+    let entry = fence(|| {
         let thread = thread::current().ok_or(SysvError::ENOMEM)?;
-        let frame = sys::stack_pointer();
-        if let Some(left) = jump::sweep(thread, frame) {
-            cancellation = left;
+        cancellation = jump::sweep(thread, frame).unwrap_or(cancellation);
+        Ok(Entry { thread, mask, cancellation, frame })
+    });
+    let result = entry.and_then(|entry| {
+        let mut step = fence(|| begin(&entry));
+        loop {
+            match step? {
+                Step::Done(result) => return Ok(result),
+                Step::Wait(wait) => {
+                    let waited = entry.wait(point, wait);
+                    step = fence(|| resume(&entry, waited));
+                }
+            }
         }
-        let cancellable = point == Point::Cancellation && cancellation.is_enabled();
-        ours(&Entry { thread, mask, cancellation, cancellable, frame })
-    }));
+    });
     sys::restore_cancellation(cancellation);
     sys::restore_signals(mask);
     sys::set_errno(errno);
-    outcome.unwrap_or_else(|_panic| {
+    result
+}
+
+impl Entry {
+    /// Waits under the program's own mask.
+    fn wait(&self, point: Point, Wait { fd, by, until }: Wait) -> Waited {
+        let nanos = until.map(Moment::left);
+        if point == Point::Other || !self.cancellation.is_enabled() {
+            return sys::wait(fd, by, self.mask, nanos);
+        }
+        let waited = match self.thread.begin_cancellable_wait() {
+            true => sys::wait(fd, by, self.mask, nanos),
+            false => Waited::Interrupted,
+        };
+        self.thread.end_cancellable_wait();
+        waited
+    }
+}
+
+/// A panic of ours is the program's `EIO`.
+fn fence<T>(ours: impl FnOnce() -> Result<T, SysvError>) -> Result<T, SysvError> {
+    catch_unwind(AssertUnwindSafe(ours)).unwrap_or_else(|_panic| {
         log::line(format_args!("op=panic errno=EIO"));
         Err(SysvError::EIO)
     })

@@ -20,7 +20,7 @@ use rustix::net::{
 };
 use rustix::thread::gettid;
 
-use crate::boundary::Entry;
+use crate::boundary::{Entry, Step, Wait};
 use crate::policy;
 use crate::socket::Socket;
 use crate::sys::{self, Mask, WaitBy, Waited};
@@ -53,23 +53,86 @@ impl From<NoAnswer> for SysvError {
     }
 }
 
-/// One call and its answer, with the descriptor that came along. The program's signal handlers run
-/// while it waits, and may leave it; it goes on afterwards otherwise.
-pub fn call(entry: &Entry, call: Call) -> Result<(Answer, Option<OwnedFd>), NoAnswer> {
-    let bound = policy::get().patience_nanos.map(Moment::after);
-    let packet = encode_packet(&ClientCall { tid: tid(), call });
+/// An answer, with the descriptor that came along.
+pub type Answered = (Answer, Option<OwnedFd>);
+
+/// A call to dipcd, unanswered yet.
+pub struct Question {
+    packet: Vec<u8>,
+    bound: Option<Moment>,
+    socket: Socket,
+}
+
+/// One call and its answer. The program's handlers do not run meanwhile.
+pub fn call(call: Call) -> Result<Answered, NoAnswer> {
+    let mut question = Question::ask(call)?;
     loop {
-        let mut socket = Socket::adopt(connected(bound)?);
-        if send_packet(&socket, &packet) {
-            socket = parked(entry, socket, bound)?;
-            if let Some(answer) = receive_answer(&socket) {
-                return match answer {
-                    (Answer::Refused(error), _) => Err(NoAnswer::Refused(error)),
-                    answered => Ok(answered),
-                };
+        let left = question.bound.map(Moment::left);
+        let waited = sys::wait(question.socket.as_raw_fd(), WaitBy::Poll, Mask::ALL, left);
+        match question.look(waited)? {
+            Ok(answered) => return Ok(answered),
+            Err(unanswered) => question = unanswered,
+        }
+    }
+}
+
+/// The same for a call that may take long: begins it.
+pub fn begin<T>(entry: &Entry, call: Call) -> Result<Step<T>, NoAnswer> {
+    Ok(Question::ask(call)?.park(entry))
+}
+
+/// Goes on with it after a wait.
+pub fn resume(entry: &Entry, waited: Waited) -> Result<Step<Answered>, NoAnswer> {
+    let Some(Parked { awaited: Awaited::Answer(question), .. }) = entry.thread.unpark() else {
+        return Err(NoAnswer::Refused(SysvError::EIO)); // a child, forked by a handler
+    };
+    Ok(match question.look(waited)? {
+        Ok(answered) => Step::Done(answered),
+        Err(unanswered) => unanswered.park(entry),
+    })
+}
+
+impl Question {
+    fn ask(call: Call) -> Result<Question, NoAnswer> {
+        let bound = policy::get().patience_nanos.map(Moment::after);
+        let packet = encode_packet(&ClientCall { tid: tid(), call });
+        let socket = sent(&packet, bound)?;
+        Ok(Question { packet, bound, socket })
+    }
+
+    fn park<T>(self, entry: &Entry) -> Step<T> {
+        let wait = Wait { fd: self.socket.as_raw_fd(), by: WaitBy::Poll, until: self.bound };
+        let (frame, cancellation) = (entry.frame, entry.cancellation);
+        entry.thread.park(Parked { frame, cancellation, awaited: Awaited::Answer(self) });
+        Step::Wait(wait)
+    }
+
+    /// After a wait: the answer, or the question again.
+    fn look(mut self, waited: Waited) -> Result<Result<Answered, Question>, NoAnswer> {
+        match waited {
+            Waited::Interrupted => return Ok(Err(self)), // these calls know no EINTR
+            Waited::TimedOut => return Err(NoAnswer::Late),
+            Waited::Ready => {}
+        }
+        match receive_answer(&self.socket) {
+            Some((Answer::Refused(error), _)) => Err(NoAnswer::Refused(error)),
+            Some(answered) => Ok(Ok(answered)),
+            None => {
+                pause();
+                self.socket = sent(&self.packet, self.bound)?;
+                Ok(Err(self))
             }
         }
-        drop(socket);
+    }
+}
+
+/// A connection over which the packet has gone.
+fn sent(packet: &[u8], bound: Option<Moment>) -> Result<Socket, NoAnswer> {
+    loop {
+        let socket = Socket::adopt(connected(bound)?);
+        if send_packet(&socket, packet) {
+            return Ok(socket);
+        }
         if bound.is_some_and(|bound| bound.left() == 0) {
             return Err(NoAnswer::Late);
         }
@@ -117,30 +180,8 @@ fn send_packet(socket: &Socket, packet: &[u8]) -> bool {
     sendmsg(socket.fd(), &packet, &mut nothing, SendFlags::NOSIGNAL).is_ok()
 }
 
-/// Waits until there is an answer or an end to receive.
-fn parked(entry: &Entry, mut socket: Socket, bound: Option<Moment>) -> Result<Socket, NoAnswer> {
-    loop {
-        let number = socket.as_raw_fd();
-        entry.thread.park(Parked {
-            frame: entry.frame,
-            cancellation: entry.cancellation,
-            awaited: Awaited::Answer(socket),
-        });
-        let waited = sys::wait(number, WaitBy::Poll, entry.mask, bound.map(Moment::left));
-        socket = match entry.thread.unpark() {
-            Some(Parked { awaited: Awaited::Answer(socket), .. }) => socket,
-            _ => return Err(NoAnswer::Refused(SysvError::EIO)), // a forked child
-        };
-        match waited {
-            Waited::Ready => return Ok(socket),
-            Waited::TimedOut => return Err(NoAnswer::Late),
-            Waited::Interrupted => {}
-        }
-    }
-}
-
 /// The answer, unless the connection ended without one, or speaks another protocol.
-fn receive_answer(socket: &Socket) -> Option<(Answer, Option<OwnedFd>)> {
+fn receive_answer(socket: &Socket) -> Option<Answered> {
     if !socket.is_ours() {
         return None;
     }

@@ -39,8 +39,8 @@ pub fn sweep(thread: &'static Thread, now: usize) -> Option<Cancellation> {
         if let Some(call) = thread.unpark() {
             outermost = Some(call.cancellation);
             match call.awaited {
-                Awaited::Answer(socket) => drop(socket),
-                Awaited::Reply(wire, seq) => session::abandon(thread, wire, seq),
+                Awaited::Answer(question) => drop(question),
+                Awaited::Reply(pending) => session::abandon(thread, pending),
             }
         }
     }

@@ -84,7 +84,7 @@ fn refresh(entry: &Entry, kind: Kind) -> Result<(), SysvError> {
     let mut rows: Vec<Row> = Vec::new();
     while rows.len() < ID_NUMBERS as usize {
         let after = rows.last().map(|row| row.id);
-        let (Answer::Rows(page), _) = client::call(entry, Call::List { kind, after })? else {
+        let (Answer::Rows(page), _) = client::call(Call::List { kind, after })? else {
             return Err(SysvError::EIO);
         };
         let full = page.len() == ROWS_MAX;
@@ -93,21 +93,21 @@ fn refresh(entry: &Entry, kind: Kind) -> Result<(), SysvError> {
             break;
         }
     }
-    let objects = places(entry, kind, &rows);
+    let objects = places(kind, &rows);
     entry.thread.with(|state| state.listing = Some(Listing { kind, objects }));
     Ok(())
 }
 
 /// Where the objects are. One object of a home that is reached by wires tells it for all of that
 /// home's. One that is gone meanwhile is left out.
-fn places(entry: &Entry, kind: Kind, rows: &[Row]) -> Vec<(ObjectId, Known)> {
+fn places(kind: Kind, rows: &[Row]) -> Vec<(ObjectId, Known)> {
     let mut elsewhere: Vec<NodeId> = Vec::new();
     let mut objects = Vec::with_capacity(rows.len());
     for row in rows {
         let known = if elsewhere.contains(&row.home) {
             Ok(Known::There(row.home))
         } else {
-            route::resolve(entry, kind, row.id)
+            route::resolve(kind, row.id)
         };
         if let Ok(known) = known {
             if matches!(known, Known::There(_)) && !elsewhere.contains(&row.home) {
@@ -156,7 +156,7 @@ pub fn queue(index: c_int, buffer: usize, check: StatCheck) -> c_int {
         let (id, known) = at(entry, Kind::Queue, index)?;
         let bytes = match known {
             Known::There(home) => layout::queue(&queues::stat(entry, (id, home), check)?),
-            Known::Here(kernel) => queues::stat_here(entry, id, kernel, check)?,
+            Known::Here(kernel) => queues::stat_here(id, kernel, check)?,
         };
         write_program(buffer, &bytes)?;
         Ok(id.raw())
@@ -184,7 +184,7 @@ pub fn set(index: c_int, buffer: usize, check: StatCheck) -> c_int {
         let (id, known) = at(entry, Kind::Set, index)?;
         let bytes = match known {
             Known::There(home) => layout::set(&sets::stat(entry, (id, home), check)?),
-            Known::Here(kernel) => sets::stat_here(entry, id, kernel, check)?,
+            Known::Here(kernel) => sets::stat_here(id, kernel, check)?,
         };
         write_program(buffer, &bytes)?;
         Ok(id.raw())

@@ -8,8 +8,8 @@ use dipc_wire::client::{Answer, Call};
 use dipc_wire::ids::{Key, Kind, Nonce, ObjectId};
 use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, SysvError};
 
-use crate::boundary::{self, Entry, fail};
-use crate::client::NoAnswer;
+use crate::boundary::{self, Entry, Point, Step, fail};
+use crate::client::{Answered, NoAnswer};
 use crate::route::Known;
 use crate::{client, log, policy, route, sys};
 
@@ -25,39 +25,59 @@ pub fn has_opted_in() -> bool {
 /// A `*get`; `None` if the object is the kernel's. `size` counts the semaphores of a set.
 pub fn get(kind: Kind, key: c_int, flags: c_int, size: c_int) -> Option<c_int> {
     let key = Key(key);
-    match boundary::attempt(|entry| ask(entry, kind, key, flags, size)) {
+    let got = boundary::serve(
+        Point::Other,
+        |entry| ask(entry, kind, key, flags, size),
+        |entry, waited| got(kind, key, client::resume(entry, waited)),
+    );
+    match got {
         Ok(Got::Object(id)) => Some(id.raw()),
         Ok(Got::Kernels) => None,
         Err(error) => Some(fail(error)),
     }
 }
 
+#[derive(Clone, Copy)]
 enum Got {
     Object(ObjectId),
     Kernels,
 }
 
-fn ask(entry: &Entry, kind: Kind, key: Key, flags: c_int, size: c_int) -> Result<Got, SysvError> {
+fn ask(
+    entry: &Entry,
+    kind: Kind,
+    key: Key,
+    flags: c_int,
+    size: c_int,
+) -> Result<Step<Got>, SysvError> {
     if !policy::get().is_distributed(key, flags) {
-        return Ok(Got::Kernels);
+        return Ok(Step::Done(Got::Kernels));
     }
     let size = u64::try_from(size).map_err(|_| SysvError::EINVAL)?;
     let nonce = Nonce(sys::random());
     let flags = flags & (IPC_CREAT | IPC_EXCL | PERMISSIONS);
-    let answered = client::call(entry, Call::Get { kind, key, flags, size, nonce });
+    got(kind, key, client::begin(entry, Call::Get { kind, key, flags, size, nonce }))
+}
+
+fn got(
+    kind: Kind,
+    key: Key,
+    answered: Result<Step<Answered>, NoAnswer>,
+) -> Result<Step<Got>, SysvError> {
     let name = kind.name();
     match answered {
-        Ok((Answer::Object { id, place }, _)) => {
+        Ok(Step::Wait(wait)) => Ok(Step::Wait(wait)),
+        Ok(Step::Done((Answer::Object { id, place }, _))) => {
             route::learn(kind, id, Known::from(place));
             OPTED_IN.store(true, Ordering::Relaxed);
             log::line(format_args!("op=get kind={name} key={:#x} id={id} {place:?}", key.0));
-            Ok(Got::Object(id))
+            Ok(Step::Done(Got::Object(id)))
         }
-        Ok(_) => Err(SysvError::EIO),
+        Ok(Step::Done(_)) => Err(SysvError::EIO),
         Err(NoAnswer::Absent) if policy::is_strict() => Err(SysvError::ENOSYS),
         Err(NoAnswer::Absent) => {
             log::line(format_args!("op=get kind={name} key={:#x} place=kernel", key.0));
-            Ok(Got::Kernels)
+            Ok(Step::Done(Got::Kernels))
         }
         Err(reason) => {
             let error = SysvError::from(reason);

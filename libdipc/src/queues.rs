@@ -11,14 +11,14 @@ use dipc_wire::limits::MESSAGE_BYTES_MAX;
 use dipc_wire::op::{Op, Outcome, StatCheck};
 use dipc_wire::sysv::{IPC_NOWAIT, QueueStat, SysvError};
 
-use crate::boundary::{self, Entry, call, fail};
+use crate::boundary::{self, CReturn, Entry, Point, Step, attempt, call, fail};
 use crate::route::{self, Route};
 use crate::session::{Patience, Session};
 use crate::sys::{self, BadAddress, read_program, write_program};
 use crate::{client, kernel, layout, listing, names};
 
-/// A queue at another home.
-type Remote = (ObjectId, NodeId);
+/// An object at another home.
+pub type Remote = (ObjectId, NodeId);
 
 /// Bytes of a message's type, before its text.
 const TYPE_BYTES: usize = size_of::<c_long>();
@@ -35,13 +35,25 @@ pub fn get(key: c_int, flags: c_int) -> c_int {
 }
 
 /// msgsnd(2) to another home.
-pub fn send(
+pub fn send(remote: Remote, message: usize, bytes: usize, flags: c_int) -> c_int {
+    let result = boundary::serve(
+        Point::Cancellation,
+        |entry| {
+            let session = ask_to_send(entry, remote, message, bytes, flags)?;
+            begin(session, entry, flags, done)
+        },
+        |entry, waited| Session::resume(entry, waited, done),
+    );
+    settled(remote, result)
+}
+
+fn ask_to_send(
     entry: &Entry,
     (id, home): Remote,
     message: usize,
     bytes: usize,
     flags: c_int,
-) -> Result<c_int, SysvError> {
+) -> Result<Session, SysvError> {
     let mut mtype = [0; TYPE_BYTES];
     read_program(message, &mut mtype)?;
     let mtype = i64::from_ne_bytes(mtype);
@@ -51,71 +63,77 @@ pub fn send(
     let mut session = Session::open(entry, home)?;
     if session.terms().is_some_and(|terms| bytes as u64 > terms.msgmax) {
         session.prepare(Op::MsgMax, &[])?;
-        let msgmax = session.perform(Patience::Unbroken, done)?; // it may have been raised
+        let msgmax = session.perform(value)?; // it may have been raised
         if bytes as i64 > msgmax {
             return Err(SysvError::EINVAL);
         }
         session = Session::open(entry, home)?;
     }
-    prepare_send(&mut session, Op::MsgSend { id, mtype, flags }, message + TYPE_BYTES, bytes)?;
-    let result = session.perform(patience(flags), done);
-    settled(id, result).map(|_| 0)
-}
-
-/// The text is gone from our frames before the wait.
-fn prepare_send(
-    session: &mut Session<'_>,
-    op: Op,
-    text: usize,
-    bytes: usize,
-) -> Result<(), SysvError> {
-    let mut copy = vec![0; bytes];
-    read_program(text, &mut copy)?;
-    session.prepare(op, &copy)
+    let mut text = vec![0; bytes];
+    read_program(message + TYPE_BYTES, &mut text)?;
+    session.prepare(Op::MsgSend { id, mtype, flags }, &text)?;
+    Ok(session)
 }
 
 /// msgrcv(2) from another home. A message that the program's buffer cannot take is gone, as
 /// natively.
-pub fn receive(
-    entry: &Entry,
-    (id, home): Remote,
-    message: usize,
-    bytes: usize,
-    mtype: c_long,
-    flags: c_int,
-) -> Result<isize, SysvError> {
-    if (bytes as isize) < 0 {
-        return Err(SysvError::EINVAL);
-    }
-    let mut session = Session::open(entry, home)?;
-    session.prepare(Op::MsgReceive { id, bytes_max: bytes as u64, mtype, flags }, &[])?;
-    let result = session.perform(patience(flags), |outcome, text| {
+pub fn receive(remote: Remote, message: usize, bytes: usize, mtype: c_long, flags: c_int) -> isize {
+    let read = |outcome: Outcome, text: &[u8]| {
         let Outcome::Message { mtype } = outcome else { return Err(SysvError::EIO) };
         let text = &text[..text.len().min(bytes)]; // MSG_NOERROR cuts here, so home can put back
         write_program(message, &mtype.to_ne_bytes())?;
         write_program(message + TYPE_BYTES, text)?;
         Ok(text.len() as isize)
-    });
-    settled(id, result)
+    };
+    let result = boundary::serve(
+        Point::Cancellation,
+        |entry| {
+            let (id, home) = remote;
+            if (bytes as isize) < 0 {
+                return Err(SysvError::EINVAL);
+            }
+            let mut session = Session::open(entry, home)?;
+            session.prepare(Op::MsgReceive { id, bytes_max: bytes as u64, mtype, flags }, &[])?;
+            begin(session, entry, flags, read)
+        },
+        |entry, waited| Session::resume(entry, waited, read),
+    );
+    settled(remote, result)
 }
 
-fn patience(flags: c_int) -> Patience {
-    if flags & IPC_NOWAIT == 0 { Patience::Message } else { Patience::Unbroken }
+/// With `IPC_NOWAIT` home answers at once.
+fn begin<T>(
+    session: Session,
+    entry: &Entry,
+    flags: c_int,
+    read: impl FnOnce(Outcome, &[u8]) -> Result<T, SysvError>,
+) -> Result<Step<T>, SysvError> {
+    if flags & IPC_NOWAIT == 0 {
+        session.begin(entry, Patience::Message)
+    } else {
+        session.perform(read).map(Step::Done)
+    }
 }
 
-fn done(outcome: Outcome, _: &[u8]) -> Result<i64, SysvError> {
+/// Reads a plain result.
+pub fn value(outcome: Outcome, _: &[u8]) -> Result<i64, SysvError> {
     match outcome {
         Outcome::Done(value) => Ok(value),
         _ => Err(SysvError::EIO),
     }
 }
 
-/// A queue that is gone is forgotten.
-fn settled<T>(id: ObjectId, result: Result<T, SysvError>) -> Result<T, SysvError> {
+/// Reads a result that says nothing.
+pub fn done(outcome: Outcome, raw: &[u8]) -> Result<c_int, SysvError> {
+    value(outcome, raw).map(|_| 0)
+}
+
+/// The program's result. A queue that is gone is forgotten.
+fn settled<T: CReturn>((id, _): Remote, result: Result<T, SysvError>) -> T {
     if matches!(result, Err(SysvError::EIDRM)) {
         route::forget(Kind::Queue, id);
     }
-    result
+    result.unwrap_or_else(fail)
 }
 
 /// msgctl(2).
@@ -133,7 +151,8 @@ pub fn control(id: c_int, command: c_int, buffer: usize) -> c_int {
         }
         (Route::Kernel(id), _) => kernel::msgctl(id, command, buffer),
         (Route::Remote(id, home), _) => {
-            call(|entry| control_there(entry, (id, home), command, buffer))
+            let remote = (id, home);
+            settled(remote, attempt(|entry| control_there(entry, remote, command, buffer)))
         }
         (Route::Refused(error), _) => fail(error),
     }
@@ -148,8 +167,8 @@ fn control_here(id: ObjectId, kernel: c_int, command: c_int, buffer: usize) -> c
             if result < 0 {
                 return result;
             }
-            call(|entry| {
-                name(entry, id, &mut bytes);
+            call(|_| {
+                name(id, &mut bytes);
                 write_program(buffer, &bytes)?;
                 Ok(result)
             })
@@ -167,7 +186,6 @@ fn control_here(id: ObjectId, kernel: c_int, command: c_int, buffer: usize) -> c
 
 /// The state of a queue whose home is here, in a listing. The kernel lists by index.
 pub fn stat_here(
-    entry: &Entry,
     id: ObjectId,
     KernelId(kernel): KernelId,
     check: StatCheck,
@@ -181,20 +199,20 @@ pub fn stat_here(
     if result < 0 {
         return Err(SysvError::from_errno(sys::errno()));
     }
-    name(entry, id, &mut bytes);
+    name(id, &mut bytes);
     Ok(bytes)
 }
 
 /// Puts the caller's names for key and pids in the place of the kernel's.
-fn name(entry: &Entry, id: ObjectId, bytes: &mut [u8; layout::QUEUE_BYTES]) {
-    if let Ok((key, pids)) = describe(entry, id, layout::queue_pids(bytes)) {
+fn name(id: ObjectId, bytes: &mut [u8; layout::QUEUE_BYTES]) {
+    if let Ok((key, pids)) = describe(id, layout::queue_pids(bytes)) {
         layout::put_queue_names(bytes, key, pids);
     }
 }
 
 /// What the kernel's numbers about an object at home here mean.
-pub fn describe(entry: &Entry, id: ObjectId, pids: [i32; 2]) -> Result<(Key, [i32; 2]), SysvError> {
-    match client::call(entry, Call::Describe { id, pids })? {
+pub fn describe(id: ObjectId, pids: [i32; 2]) -> Result<(Key, [i32; 2]), SysvError> {
+    match client::call(Call::Describe { id, pids })? {
         (Answer::Described { key, pids }, _) => Ok((key, pids)),
         _ => Err(SysvError::EIO),
     }
@@ -203,10 +221,11 @@ pub fn describe(entry: &Entry, id: ObjectId, pids: [i32; 2]) -> Result<(Key, [i3
 /// Says that an object at home here was removed.
 pub fn removed(kind: Kind, id: ObjectId) {
     route::forget(kind, id);
-    let _: Result<(), SysvError> = boundary::attempt(|_| {
+    let told = attempt(|_| {
         client::tell(Call::Removed { id });
         Ok(())
     });
+    told.unwrap_or(()) // dipcd looks at the object itself when it is next asked
 }
 
 /// On a queue at another home.
@@ -232,20 +251,19 @@ fn control_there(
     };
     let mut session = Session::open(entry, home)?;
     session.prepare(op, &[])?;
-    let result = settled(id, session.perform(Patience::Unbroken, done));
-    if command == libc::IPC_RMID && result.is_ok() {
+    let result = session.perform(done)?;
+    if command == libc::IPC_RMID {
         route::forget(Kind::Queue, id);
     }
-    result.map(|_| 0)
+    Ok(result)
 }
 
 /// The state of a queue at another home.
 pub fn stat(entry: &Entry, (id, home): Remote, check: StatCheck) -> Result<QueueStat, SysvError> {
     let mut session = Session::open(entry, home)?;
     session.prepare(Op::QueueStat { id, check }, &[])?;
-    let result = session.perform(Patience::Unbroken, |outcome, _| match outcome {
+    session.perform(|outcome, _| match outcome {
         Outcome::Queue(stat) => Ok(stat),
         _ => Err(SysvError::EIO),
-    });
-    settled(id, result)
+    })
 }

@@ -9,7 +9,7 @@ use dipc_wire::client::{Answer, Call, Place};
 use dipc_wire::ids::{KernelId, Kind, NodeId, ObjectId};
 use dipc_wire::sysv::SysvError;
 
-use crate::boundary::{self, Entry};
+use crate::boundary;
 use crate::client::{self, NoAnswer};
 
 /// Where one call goes.
@@ -115,7 +115,7 @@ pub fn find(kind: Kind, id: i32) -> Route {
 
 #[cold]
 fn ask(kind: Kind, id: ObjectId) -> Route {
-    match boundary::attempt(|entry| resolve(entry, kind, id)) {
+    match boundary::attempt(|_| resolve(kind, id)) {
         Ok(Known::Here(KernelId(id))) => Route::Kernel(id),
         Ok(Known::There(home)) => Route::Remote(id, home),
         Err(SysvError::EINVAL) => Route::Kernel(id.raw()), // nobody's, so the kernel's
@@ -124,11 +124,11 @@ fn ask(kind: Kind, id: ObjectId) -> Route {
 }
 
 /// Where an object is, from the table or from dipcd.
-pub fn resolve(entry: &Entry, kind: Kind, id: ObjectId) -> Result<Known, SysvError> {
+pub fn resolve(kind: Kind, id: ObjectId) -> Result<Known, SysvError> {
     if let Some(known) = recall(kind, id) {
         return Ok(known);
     }
-    match client::call(entry, Call::Resolve { kind, id }) {
+    match client::call(Call::Resolve { kind, id }) {
         Ok((Answer::Object { place, .. }, _)) => {
             let known = Known::from(place);
             learn(kind, id, known);

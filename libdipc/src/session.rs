@@ -1,6 +1,11 @@
 //! Operations on an object at another home, each made to happen once: asked with a number, asked
 //! again with the same number over another wire when one breaks, cancelled when a signal comes,
 //! and acknowledged when the program has the result.
+//!
+//! ```text
+//! open ─▶ prepare ─▶ perform                          home answers at once
+//!                 └▶ begin ─▶ (parked) ─▶ resume      it may wait there, and here
+//! ```
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
@@ -11,10 +16,10 @@ use dipc_wire::limits::SESSIONS_MAX;
 use dipc_wire::op::{Op, Outcome, Request};
 use dipc_wire::sysv::SysvError;
 
-use crate::boundary::Entry;
+use crate::boundary::{Entry, Step, Wait};
 use crate::identity::Identity;
 use crate::socket::Broken;
-use crate::sys::{self, Mask, WaitBy, Waited};
+use crate::sys::{self, WaitBy, Waited};
 use crate::thread::{Awaited, Parked, State, Thread};
 use crate::time::Moment;
 use crate::wire::{OpenError, Wire};
@@ -23,42 +28,48 @@ use crate::{client, log, slots};
 /// Wires that may break one after the other before an operation is given up with `EIO`.
 const WIRES_MAX: u32 = 100;
 
-/// When an operation's wait ends early.
+/// When an operation's wait ends early, besides when a signal is handled.
 #[derive(Clone, Copy, Debug)]
 pub enum Patience {
-    /// Never: home answers at once.
-    Unbroken,
-    /// When a signal is handled: msgsnd and msgrcv.
+    /// Never: msgsnd and msgrcv.
     Message,
-    /// When a signal is handled, the process is stopped and continued, or the time is up: semop
-    /// and semtimedop.
+    /// When the process is stopped and continued, or the time is up: semop and semtimedop.
     Semaphore(Option<Moment>),
 }
 
+/// An operation that waits for its reply.
+pub struct Pending {
+    wire: Wire,
+    seq: Seq,
+    patience: Patience,
+}
+
 /// The calling thread's wire to one home, for one operation.
-pub struct Session<'a> {
-    entry: &'a Entry,
+pub struct Session {
+    thread: &'static Thread,
     /// Away while the call waits, and when it broke for good.
     wire: Option<Wire>,
     /// The operation in hand.
     seq: Seq,
+    /// Set once it is cancelled: what the program will be told.
+    stopped: Option<SysvError>,
 }
 
-impl<'a> Session<'a> {
+impl Session {
     /// Takes the thread's wire to `home`, or opens one.
-    pub fn open(entry: &'a Entry, home: NodeId) -> Result<Session<'a>, SysvError> {
+    pub fn open(entry: &Entry, home: NodeId) -> Result<Session, SysvError> {
         let identity = Identity::now();
         while let Some(wire) = take_idle(entry.thread, home) {
             if wire.identity == identity {
-                return Ok(Session { entry, wire: Some(wire), seq: Seq(0) });
+                return Ok(Session::on(entry.thread, wire, Seq(0)));
             }
             end(wire); // it would act as who we were
         }
-        join(entry)?;
+        join()?;
         let slot = slots::take()?;
         for _ in 0..WIRES_MAX {
-            match Wire::open(entry, home, slot, identity.clone()) {
-                Ok(wire) => return Ok(Session { entry, wire: Some(wire), seq: Seq(0) }),
+            match Wire::open(home, slot, identity.clone()) {
+                Ok(wire) => return Ok(Session::on(entry.thread, wire, Seq(0))),
                 Err(OpenError::Broken) => client::pause(),
                 Err(OpenError::Refused(error)) => {
                     log::line(format_args!("op=wire home={home} errno={error:?}"));
@@ -71,54 +82,110 @@ impl<'a> Session<'a> {
         Err(SysvError::EIO)
     }
 
+    fn on(thread: &'static Thread, wire: Wire, seq: Seq) -> Session {
+        Session { thread, wire: Some(wire), seq, stopped: None }
+    }
+
     /// How home wants to be spoken to.
     pub fn terms(&self) -> Option<WireTerms> {
         self.wire.as_ref().map(|wire| wire.terms)
     }
 
-    /// Makes the request, so that its parts can be dropped before the wait.
+    /// Makes the request.
     pub fn prepare(&mut self, op: Op, raw: &[u8]) -> Result<(), SysvError> {
         self.seq = self.wire()?.prepare(op, raw);
         Ok(())
     }
 
-    /// Asks, waits and reads: `read` takes the result out to the program.
+    /// Asks, and reads the reply; the program's handlers do not run meanwhile.
     pub fn perform<T>(
         mut self,
-        patience: Patience,
         read: impl FnOnce(Outcome, &[u8]) -> Result<T, SysvError>,
     ) -> Result<T, SysvError> {
-        let (seq, mut stopped) = (self.seq, None);
         let sent = self.wire()?.send_operation();
-        self.repaired(sent, stopped)?;
-        let outcome = loop {
-            match self.wire()?.reply(seq) {
-                Ok(Some(outcome)) => break outcome,
-                Ok(None) => {}
-                Err(broken) => self.repaired(Err(broken), stopped)?,
-            }
-            match (self.wait(patience, stopped)?, stopped) {
-                (Some(reason), None) => {
-                    stopped = Some(reason);
-                    let sent = self.wire()?.send(&Request::Cancel { seq });
-                    self.repaired(sent, stopped)?;
-                }
-                _ => {
-                    let received = self.wire()?.receive();
-                    self.repaired(received, stopped)?;
-                }
-            }
+        self.repaired(sent)?;
+        self.settle(read)
+    }
+
+    /// Asks, and leaves the wait to the boundary.
+    pub fn begin<T>(mut self, entry: &Entry, patience: Patience) -> Result<Step<T>, SysvError> {
+        let sent = self.wire()?.send_operation();
+        self.repaired(sent)?;
+        self.park(entry, patience)
+    }
+
+    /// Goes on after the wait: `read` takes the result out to the program.
+    pub fn resume<T>(
+        entry: &Entry,
+        waited: Waited,
+        read: impl FnOnce(Outcome, &[u8]) -> Result<T, SysvError>,
+    ) -> Result<Step<T>, SysvError> {
+        let Some(Parked { awaited: Awaited::Reply(pending), .. }) = entry.thread.unpark() else {
+            return Err(SysvError::EINTR); // a child, forked by a handler
         };
-        self.finish(outcome, stopped, read)
+        let Pending { wire, seq, patience } = pending;
+        let mut session = Session::on(entry.thread, wire, seq);
+        session.stopped = match waited {
+            Waited::Ready => None,
+            Waited::Interrupted => Some(SysvError::EINTR),
+            Waited::TimedOut => Some(SysvError::EAGAIN),
+        };
+        if session.stopped.is_some() {
+            let sent = session.wire()?.send(&Request::Cancel { seq });
+            session.repaired(sent)?;
+            return session.settle(read).map(Step::Done);
+        }
+        let received = session.wire()?.receive();
+        session.repaired(received)?;
+        match session.reply()? {
+            Some(outcome) => session.finish(outcome, read).map(Step::Done),
+            None => session.park(entry, patience),
+        }
+    }
+
+    fn park<T>(mut self, entry: &Entry, patience: Patience) -> Result<Step<T>, SysvError> {
+        let seq = self.seq;
+        let mut wire = self.wire.take().ok_or(SysvError::EIO)?;
+        let (by, until) = match patience {
+            Patience::Message => (WaitBy::Poll, None),
+            Patience::Semaphore(until) => (wire.epoll().map_or(WaitBy::Poll, WaitBy::Epoll), until),
+        };
+        let wait = Wait { fd: wire.number(), by, until };
+        let (frame, cancellation) = (entry.frame, entry.cancellation);
+        let awaited = Awaited::Reply(Pending { wire, seq, patience });
+        entry.thread.park(Parked { frame, cancellation, awaited });
+        Ok(Step::Wait(wait))
+    }
+
+    /// Waits for the reply of an operation that home answers now.
+    fn settle<T>(
+        mut self,
+        read: impl FnOnce(Outcome, &[u8]) -> Result<T, SysvError>,
+    ) -> Result<T, SysvError> {
+        loop {
+            if let Some(outcome) = self.reply()? {
+                return self.finish(outcome, read);
+            }
+            let received = self.wire()?.wait_and_receive();
+            self.repaired(received)?;
+        }
+    }
+
+    /// The reply, if it is there.
+    fn reply(&mut self) -> Result<Option<Outcome>, SysvError> {
+        let seq = self.seq;
+        match self.wire()?.reply(seq) {
+            Ok(reply) => Ok(reply),
+            Err(broken) => self.repaired(Err(broken)).map(|()| None),
+        }
     }
 
     fn finish<T>(
         &mut self,
         outcome: Outcome,
-        stopped: Option<SysvError>,
         read: impl FnOnce(Outcome, &[u8]) -> Result<T, SysvError>,
     ) -> Result<T, SysvError> {
-        let seq = self.seq;
+        let (seq, stopped) = (self.seq, self.stopped);
         let wire = self.wire()?;
         let result = match (outcome, stopped) {
             (Outcome::Refused(SysvError::EINTR), Some(reason)) => Err(reason),
@@ -135,35 +202,28 @@ impl<'a> Session<'a> {
     }
 
     /// After a break: another wire, and the request again.
-    fn repaired(
-        &mut self,
-        result: Result<(), Broken>,
-        stopped: Option<SysvError>,
-    ) -> Result<(), SysvError> {
+    fn repaired(&mut self, result: Result<(), Broken>) -> Result<(), SysvError> {
         if result.is_ok() {
             return Ok(());
         }
-        let (entry, seq) = (self.entry, self.seq);
         for _ in 0..WIRES_MAX {
-            let wire = self.wire()?;
-            match wire.reopen(entry) {
-                Ok(()) => {
-                    let cancel = stopped.map(|_| Request::Cancel { seq });
-                    let again = wire.send_operation();
-                    if again.and_then(|()| cancel.map_or(Ok(()), |c| wire.send(&c))).is_ok() {
-                        return Ok(());
-                    }
-                }
-                Err(OpenError::Broken) => {}
+            match self.wire()?.reopen() {
+                Ok(()) if self.ask_again().is_ok() => return Ok(()),
+                Ok(()) | Err(OpenError::Broken) => client::pause(),
                 Err(OpenError::Refused(error)) => return Err(self.lose(error)),
             }
-            client::pause();
         }
         Err(self.lose(SysvError::EIO))
     }
 
-    /// There is no way to this home any more. The slot stays taken by a session that its node ends
-    /// with the process, unless dipcd can be told now.
+    fn ask_again(&mut self) -> Result<(), Broken> {
+        let (seq, is_stopped) = (self.seq, self.stopped.is_some());
+        let wire = self.wire.as_mut().ok_or(Broken)?;
+        wire.send_operation()?;
+        if is_stopped { wire.send(&Request::Cancel { seq }) } else { Ok(()) }
+    }
+
+    /// There is no way to this home any more.
     fn lose(&mut self, error: SysvError) -> SysvError {
         if let Some(wire) = self.wire.take() {
             log::line(format_args!("op=wire home={} errno={error:?}", wire.home));
@@ -172,82 +232,16 @@ impl<'a> Session<'a> {
         error
     }
 
-    /// Waits for something to read. `Some`: the wait ended early, and for this reason.
-    fn wait(
-        &mut self,
-        patience: Patience,
-        stopped: Option<SysvError>,
-    ) -> Result<Option<SysvError>, SysvError> {
-        let wire = self.wire()?;
-        let (by, until) = match patience {
-            Patience::Semaphore(until) if stopped.is_none() => match wire.epoll() {
-                Ok(epoll) => (WaitBy::Epoll(epoll), until),
-                Err(Broken) => (WaitBy::Poll, until),
-            },
-            _ => (WaitBy::Poll, None),
-        };
-        let cancellable = self.entry.cancellable && stopped.is_none();
-        let waited = self.sleep(by, until, cancellable)?;
-        Ok(match (waited, patience) {
-            (Waited::Ready, _) | (_, Patience::Unbroken) => None,
-            (Waited::Interrupted, _) => Some(SysvError::EINTR),
-            (Waited::TimedOut, _) => Some(SysvError::EAGAIN),
-        })
-    }
-
-    /// Sleeps with everything parked, so that a handler may leave for good.
-    fn sleep(
-        &mut self,
-        by: WaitBy,
-        until: Option<Moment>,
-        cancellable: bool,
-    ) -> Result<Waited, SysvError> {
-        let Entry { thread, mask, cancellation, frame, .. } = *self.entry;
-        let wire = self.wire.take().ok_or(SysvError::EIO)?;
-        let number = wire.number();
-        thread.park(Parked { frame, cancellation, awaited: Awaited::Reply(wire, self.seq) });
-        let waited = if cancellable && !thread.begin_cancellable_wait() {
-            Waited::Interrupted
-        } else {
-            sys::wait(number, by, mask, until.map(Moment::left))
-        };
-        thread.end_cancellable_wait();
-        match thread.unpark() {
-            Some(Parked { awaited: Awaited::Reply(wire, _), .. }) => self.wire = Some(wire),
-            _ => return Err(SysvError::EINTR), // a child, forked by a handler
-        }
-        Ok(waited)
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        if let Some(wire) = self.wire.take() {
-            self.entry.thread.with(|state| state.idle.push(wire));
-        }
-    }
-}
-
-/// A program left operation `seq` for good: waits until home has undone it or let it be.
-pub fn abandon(thread: &'static Thread, wire: Wire, seq: Seq) {
-    let frame = sys::stack_pointer();
-    let cancellation = sys::disable_cancellation();
-    let entry = Entry { thread, mask: Mask::ALL, cancellation, cancellable: false, frame };
-    let session = Session { entry: &entry, wire: Some(wire), seq };
-    let _ = session.leave();
-    sys::restore_cancellation(cancellation);
-}
-
-impl Session<'_> {
-    fn leave(mut self) -> Result<(), SysvError> {
+    /// Leaves the operation for good: home undoes it or lets it be.
+    fn abandon(mut self) -> Result<(), SysvError> {
         let seq = self.seq;
         for _ in 0..WIRES_MAX {
-            if self.wire()?.send(&Request::Abandon { seq }).is_ok() && self.left()? {
+            let asked = self.wire()?.send(&Request::Abandon { seq });
+            if asked.is_ok() && self.abandoned()? {
                 slots::finish(self.wire()?.slot, seq);
                 return Ok(());
             }
-            let entry = self.entry;
-            if let Err(OpenError::Refused(error)) = self.wire()?.reopen(entry) {
+            if let Err(OpenError::Refused(error)) = self.wire()?.reopen() {
                 return Err(self.lose(error));
             }
         }
@@ -256,25 +250,36 @@ impl Session<'_> {
 
     /// Waits for the answer to an Abandon; false when the wire broke. The operation's own reply
     /// may come first.
-    fn left(&mut self) -> Result<bool, SysvError> {
+    fn abandoned(&mut self) -> Result<bool, SysvError> {
         let seq = self.seq;
+        let wire = self.wire()?;
         loop {
-            match self.wire()?.reply(seq) {
+            match wire.reply(seq) {
                 Ok(Some(outcome)) => {
-                    self.wire()?.drop_reply();
+                    wire.drop_reply();
                     if matches!(outcome, Outcome::Done(_)) {
                         return Ok(true);
                     }
                 }
-                Ok(None) => {
-                    self.sleep(WaitBy::Poll, None, false)?;
-                    if self.wire()?.receive().is_err() {
-                        return Ok(false);
-                    }
-                }
-                Err(Broken) => return Ok(false),
+                Ok(None) if wire.wait_and_receive().is_ok() => {}
+                Ok(None) | Err(Broken) => return Ok(false),
             }
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(wire) = self.wire.take() {
+            self.thread.with(|state| state.idle.push(wire));
+        }
+    }
+}
+
+/// The program left an operation for good: afterwards no message is missing.
+pub fn abandon(thread: &'static Thread, Pending { wire, seq, .. }: Pending) {
+    if let Err(error) = Session::on(thread, wire, seq).abandon() {
+        log::line(format_args!("op=abandon errno={error:?}"));
     }
 }
 
@@ -303,7 +308,7 @@ fn close(wire: Wire) {
 /// Ends the sessions of a thread that has ended, also of calls that it was in when it ended.
 pub fn end_all(state: State) {
     let parked = state.calls.into_iter().filter_map(|call| match call.awaited {
-        Awaited::Reply(wire, _) => Some(wire),
+        Awaited::Reply(pending) => Some(pending.wire),
         Awaited::Answer(_) => None,
     });
     state.idle.into_iter().chain(parked).for_each(end);
@@ -315,7 +320,7 @@ const JOINED: u32 = 2;
 
 /// Makes this process known to its dipcd, once: dipcd watches it from now on, and reads the `done`
 /// page when it ends.
-fn join(entry: &Entry) -> Result<(), SysvError> {
+fn join() -> Result<(), SysvError> {
     let joined = &sys::process().joined;
     loop {
         let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
@@ -325,14 +330,13 @@ fn join(entry: &Entry) -> Result<(), SysvError> {
             Err(_) => client::pause(), // another thread is about to; its wait is bounded
         }
     }
-    let result = ask_to_join(entry);
+    let result = ask_to_join();
     joined.store(if result.is_ok() { JOINED } else { NOT_JOINED }, Ordering::Release);
     result
 }
 
-fn ask_to_join(entry: &Entry) -> Result<(), SysvError> {
-    let undisturbed = Entry { mask: Mask::ALL, ..*entry };
-    let (Answer::Joined { .. }, Some(memfd)) = client::call(&undisturbed, Call::Join)? else {
+fn ask_to_join() -> Result<(), SysvError> {
+    let (Answer::Joined { .. }, Some(memfd)) = client::call(Call::Join)? else {
         return Err(SysvError::EIO);
     };
     let bytes = SESSIONS_MAX as usize * size_of::<u64>();

@@ -5,21 +5,18 @@
 
 use std::ffi::c_int;
 
-use dipc_wire::ids::{KernelId, Kind, NodeId, ObjectId};
+use dipc_wire::ids::{KernelId, Kind, ObjectId};
 use dipc_wire::limits::SEM_OPS_MAX;
 use dipc_wire::op::{Op, Outcome, SemGet, StatCheck, Wait};
 use dipc_wire::sysv::{SemBuf, SetStat, SysvError};
 
-use crate::boundary::{Entry, call, fail};
-use crate::queues::{describe, removed};
+use crate::boundary::{self, Entry, Point, Step, attempt, call, fail};
+use crate::queues::{Remote, describe, done, removed, value};
 use crate::route::{self, Route};
 use crate::session::{Patience, Session};
 use crate::sys::{self, read_program, write_program};
 use crate::time::Moment;
 use crate::{kernel, layout, listing, names};
-
-/// A set at another home.
-type Remote = (ObjectId, NodeId);
 
 const GETPID: c_int = 11;
 const GETVAL: c_int = 12;
@@ -36,13 +33,22 @@ pub fn get(key: c_int, count: c_int, flags: c_int) -> c_int {
 
 /// semop(2) and semtimedop(2) on a set at another home; `timeout` is the address of a timespec, or
 /// 0 for none. The time is measured here, from the call on.
-pub fn operate(
+pub fn operate(remote: Remote, ops: usize, count: usize, timeout: usize) -> c_int {
+    let result = boundary::serve(
+        Point::Other,
+        |entry| begin(entry, remote, ops, count, timeout),
+        |entry, waited| Session::resume(entry, waited, done),
+    );
+    settled(remote, result)
+}
+
+fn begin(
     entry: &Entry,
     (id, home): Remote,
     ops: usize,
     count: usize,
     timeout: usize,
-) -> Result<c_int, SysvError> {
+) -> Result<Step<c_int>, SysvError> {
     let timeout = read_timeout(timeout)?;
     if count > SEM_OPS_MAX {
         return Err(SysvError::E2BIG);
@@ -51,20 +57,15 @@ pub fn operate(
         return Err(SysvError::EINVAL);
     }
     let ops = read_ops(ops, count)?;
-    let (wait, until) = match timeout {
-        Some(time) => match time_nanos(time)? {
-            0 => (Wait::Never, None),
-            nanos => (Wait::Ever, Some(Moment::after(nanos))),
-        },
-        None => (Wait::Ever, None),
-    };
+    let nanos = timeout.map(time_nanos).transpose()?;
+    let wait = if nanos == Some(0) { Wait::Never } else { Wait::Ever };
+    let until = nanos.map(Moment::after);
     let mut session = Session::open(entry, home)?;
     session.prepare(Op::SemOp { id, ops, wait }, &[])?;
-    let patience = match wait {
-        Wait::Never => Patience::Unbroken,
-        Wait::Ever => Patience::Semaphore(until),
-    };
-    settled(id, session.perform(patience, done)).map(|_| 0)
+    match wait {
+        Wait::Never => session.perform(done).map(Step::Done),
+        Wait::Ever => session.begin(entry, Patience::Semaphore(until)),
+    }
 }
 
 /// Seconds and nanoseconds, as the program has them.
@@ -99,19 +100,12 @@ fn read_ops(address: usize, count: usize) -> Result<Vec<SemBuf>, SysvError> {
     Ok(bytes.chunks_exact(SEMBUF_BYTES).map(fields).collect())
 }
 
-fn done(outcome: Outcome, _: &[u8]) -> Result<i64, SysvError> {
-    match outcome {
-        Outcome::Done(value) => Ok(value),
-        _ => Err(SysvError::EIO),
-    }
-}
-
-/// A set that is gone is forgotten.
-fn settled<T>(id: ObjectId, result: Result<T, SysvError>) -> Result<T, SysvError> {
+/// The program's result. A set that is gone is forgotten.
+fn settled((id, _): Remote, result: Result<c_int, SysvError>) -> c_int {
     if matches!(result, Err(SysvError::EIDRM)) {
         route::forget(Kind::Set, id);
     }
-    result
+    result.unwrap_or_else(fail)
 }
 
 /// semctl(2). `argument` is whatever the register held for a command that takes none.
@@ -129,7 +123,9 @@ pub fn control(id: c_int, number: c_int, command: c_int, argument: usize) -> c_i
         }
         (Route::Kernel(id), _) => kernel::semctl(id, number, command, argument),
         (Route::Remote(id, home), _) => {
-            call(|entry| control_there(entry, (id, home), number, command, argument))
+            let remote = (id, home);
+            let result = attempt(|entry| control_there(entry, remote, number, command, argument));
+            settled(remote, result)
         }
         (Route::Refused(error), _) => fail(error),
     }
@@ -150,15 +146,15 @@ fn control_here(
             if result < 0 {
                 return result;
             }
-            call(|entry| {
-                name(entry, id, &mut bytes);
+            call(|_| {
+                name(id, &mut bytes);
                 write_program(argument, &bytes)?;
                 Ok(result)
             })
         }
         GETPID => match kernel::semctl(kernel, number, command, argument) {
             pid if pid <= 0 => pid,
-            pid => call(|entry| Ok(describe(entry, id, [pid, 0]).map_or(pid, |(_, pids)| pids[0]))),
+            pid => call(|_| Ok(describe(id, [pid, 0]).map_or(pid, |(_, pids)| pids[0]))),
         },
         libc::IPC_RMID => {
             let result = kernel::semctl(kernel, number, command, argument);
@@ -173,7 +169,6 @@ fn control_here(
 
 /// The state of a set whose home is here, in a listing. The kernel lists by index.
 pub fn stat_here(
-    entry: &Entry,
     id: ObjectId,
     KernelId(kernel): KernelId,
     check: StatCheck,
@@ -187,13 +182,13 @@ pub fn stat_here(
     if result < 0 {
         return Err(SysvError::from_errno(sys::errno()));
     }
-    name(entry, id, &mut bytes);
+    name(id, &mut bytes);
     Ok(bytes)
 }
 
 /// Puts the caller's key in the place of the kernel's.
-fn name(entry: &Entry, id: ObjectId, bytes: &mut [u8; layout::SET_BYTES]) {
-    if let Ok((key, _)) = describe(entry, id, [0, 0]) {
+fn name(id: ObjectId, bytes: &mut [u8; layout::SET_BYTES]) {
+    if let Ok((key, _)) = describe(id, [0, 0]) {
         layout::put_key(bytes, key);
     }
 }
@@ -230,22 +225,21 @@ fn control_there(
     };
     let mut session = Session::open(entry, home)?;
     session.prepare(op, &[])?;
-    let result = settled(id, session.perform(Patience::Unbroken, done));
-    if command == libc::IPC_RMID && result.is_ok() {
+    let result = session.perform(value)?;
+    if command == libc::IPC_RMID {
         route::forget(Kind::Set, id);
     }
-    result.map(|value| value as c_int)
+    Ok(result as c_int)
 }
 
 fn get_all(entry: &Entry, (id, home): Remote, values: usize) -> Result<c_int, SysvError> {
     let mut session = Session::open(entry, home)?;
     session.prepare(Op::SemGetAll { id }, &[])?;
-    let result = session.perform(Patience::Unbroken, |outcome, raw| {
+    session.perform(|outcome, raw| {
         let Outcome::Values = outcome else { return Err(SysvError::EIO) };
         write_program(values, raw)?;
         Ok(0)
-    });
-    settled(id, result)
+    })
 }
 
 /// How many values there are, the set says; the program's array is as long as it believes.
@@ -255,18 +249,17 @@ fn set_all(entry: &Entry, (id, home): Remote, values: usize) -> Result<c_int, Sy
     read_program(values, &mut raw)?;
     let mut session = Session::open(entry, home)?;
     session.prepare(Op::SemSetAll { id }, &raw)?;
-    settled(id, session.perform(Patience::Unbroken, done)).map(|_| 0)
+    session.perform(done)
 }
 
 /// The state of a set at another home.
 pub fn stat(entry: &Entry, (id, home): Remote, check: StatCheck) -> Result<SetStat, SysvError> {
     let mut session = Session::open(entry, home)?;
     session.prepare(Op::SetStat { id, check }, &[])?;
-    let result = session.perform(Patience::Unbroken, |outcome, _| match outcome {
+    session.perform(|outcome, _| match outcome {
         Outcome::Set(stat) => Ok(stat),
         _ => Err(SysvError::EIO),
-    });
-    settled(id, result)
+    })
 }
 
 #[cfg(test)]

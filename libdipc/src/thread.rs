@@ -11,11 +11,11 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use dipc_wire::ids::Seq;
 use rustix::thread::gettid;
 
+use crate::client::Question;
 use crate::listing::Listing;
-use crate::socket::Socket;
+use crate::session::Pending;
 use crate::sys::{self, Cancellation};
 use crate::wire::Wire;
 
@@ -64,16 +64,16 @@ pub struct Parked {
     pub frame: usize,
     /// What the program's cancellation state was.
     pub cancellation: Cancellation,
-    /// What it waits for.
+    /// What it waits for, and owns.
     pub awaited: Awaited,
 }
 
-/// What a call waits for, and owns.
+/// What a call waits for.
 pub enum Awaited {
-    /// The reply to this operation.
-    Reply(Wire, Seq),
+    /// The reply to an operation.
+    Reply(Pending),
     /// dipcd's answer.
-    Answer(Socket),
+    Answer(Question),
 }
 
 impl Thread {

@@ -11,7 +11,6 @@ use dipc_wire::noise::{HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 use dipc_wire::op::{Op, Outcome, Reply, Request};
 use dipc_wire::sysv::SysvError;
 
-use crate::boundary::Entry;
 use crate::identity::Identity;
 use crate::socket::{Broken, Socket};
 use crate::sys::{self, Mask, WaitBy, Waited};
@@ -52,19 +51,14 @@ struct Connection {
 
 impl Wire {
     /// A wire for a session.
-    pub fn open(
-        entry: &Entry,
-        home: NodeId,
-        slot: Slot,
-        identity: Identity,
-    ) -> Result<Wire, OpenError> {
-        let (connection, terms) = Connection::open(entry, home, slot)?;
+    pub fn open(home: NodeId, slot: Slot, identity: Identity) -> Result<Wire, OpenError> {
+        let (connection, terms) = Connection::open(home, slot)?;
         Ok(Wire { home, slot, identity, terms, connection, request: Vec::new() })
     }
 
     /// Another connection in place of a broken one.
-    pub fn reopen(&mut self, entry: &Entry) -> Result<(), OpenError> {
-        (self.connection, self.terms) = Connection::open(entry, self.home, self.slot)?;
+    pub fn reopen(&mut self) -> Result<(), OpenError> {
+        (self.connection, self.terms) = Connection::open(self.home, self.slot)?;
         Ok(())
     }
 
@@ -92,6 +86,12 @@ impl Wire {
     /// Takes what has arrived from the socket.
     pub fn receive(&mut self) -> Result<(), Broken> {
         self.connection.receive()
+    }
+
+    /// Waits until something arrives, undisturbed by signals, and takes it.
+    pub fn wait_and_receive(&mut self) -> Result<(), Broken> {
+        sys::wait(self.number(), WaitBy::Poll, Mask::ALL, None);
+        self.receive()
     }
 
     /// The reply to operation `seq`, if it is all there; replies to others are dropped.
@@ -159,8 +159,8 @@ impl From<Broken> for OpenError {
 }
 
 impl Connection {
-    fn open(entry: &Entry, home: NodeId, slot: Slot) -> Result<(Connection, WireTerms), OpenError> {
-        let answered = client::call(entry, Call::OpenWire { home, slot });
+    fn open(home: NodeId, slot: Slot) -> Result<(Connection, WireTerms), OpenError> {
+        let answered = client::call(Call::OpenWire { home, slot });
         let answered = answered.map_err(|reason| OpenError::Refused(reason.into()))?;
         let (Answer::Wire { secret, terms }, Some(fd)) = answered else {
             return Err(OpenError::Refused(SysvError::EIO));
