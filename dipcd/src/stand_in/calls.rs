@@ -246,3 +246,44 @@ fn values_of(raw: &[u8]) -> Result<Vec<u16>, SysvError> {
     }
     Ok(values.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::enter_private_ipc;
+    use dipc_wire::sysv::MSG_EXCEPT;
+
+    const LONG: usize = 50_000;
+
+    fn long_queue() -> KernelId {
+        for limit in ["msgmax", "msgmnb"] {
+            std::fs::write(format!("/proc/sys/kernel/{limit}"), "200000").unwrap();
+        }
+        let queue = ipc::create(Kind::Queue, 0, 0o600).unwrap();
+        ipc::msg_send(queue, &MessageBuffer::message(1, &[7; LONG]), 0).unwrap();
+        queue
+    }
+
+    #[test]
+    fn a_long_message_finds_room_and_a_large_buffer_takes_none() {
+        if let Err(error) = enter_private_ipc() {
+            eprintln!("skipped: a private IPC namespace: {error}");
+            return;
+        }
+        let queue = long_queue();
+        let mut caller = Caller::default();
+        let nowait = |flags| flags | IPC_NOWAIT;
+        let mut receive = |bytes_max, flags| match caller.receive(queue, bytes_max, 0, flags) {
+            Ok((_, body)) => Ok((body.raw().len(), caller.buffer.room())),
+            Err(error) => Err(error),
+        };
+        let short = LONG as u64 - 1;
+        assert_eq!(receive(short, nowait(0)), Err(SysvError::E2BIG));
+        assert_eq!(receive(short, nowait(MSG_COPY)), Err(SysvError::E2BIG));
+        assert_eq!(receive(1 << 40, nowait(MSG_COPY)).map(|(length, _)| length), Ok(LONG));
+        assert_eq!(receive(1 << 40, nowait(0)), Ok((LONG, 8 * ROOM)));
+        assert_eq!(receive(1 << 40, nowait(MSG_EXCEPT)), Err(SysvError::ENOMSG));
+        ipc::msg_send(queue, &MessageBuffer::message(1, &[7; LONG]), 0).unwrap();
+        assert_eq!(receive(9, nowait(MSG_NOERROR)), Ok((9, 8 * ROOM)));
+    }
+}

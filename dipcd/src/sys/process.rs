@@ -76,3 +76,13 @@ pub fn interrupt(thread: Pid) {
     // SAFETY: three integers; a thread that has ended makes it fail, which is as good.
     unsafe { libc::syscall(libc::SYS_tgkill, own, thread, INTERRUPTION) };
 }
+
+/// Takes this thread into an IPC namespace of its own, which ends with it.
+#[cfg(test)]
+pub fn enter_private_ipc() -> io::Result<()> {
+    // SAFETY: it takes flags alone; NEWIPC concerns no memory and no descriptor.
+    match unsafe { libc::unshare(libc::CLONE_NEWIPC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

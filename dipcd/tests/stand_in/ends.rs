@@ -1,17 +1,17 @@
 //! Ends: of an operation that was left, of a session, of an image, of the client. Messages that
 //! no program got go back, undo is applied once.
 
-use dipc_wire::ids::{Image, ObjectId, Seq, Slot};
-use dipc_wire::keeper::{Cause, FromStandIn, ToStandIn};
+use dipc_wire::ids::{Image, Kind, ObjectId, Seq, Slot};
+use dipc_wire::keeper::{Account, Cause, FromStandIn, ToStandIn};
 use dipc_wire::op::{Op, Outcome, Request, Wait};
 use dipc_wire::peer::{End, Piece};
-use dipc_wire::sysv::{IPC_NOWAIT, MSG_NOERROR, SEM_UNDO, SemBuf, SysvError};
+use dipc_wire::sysv::{IPC_NOWAIT, MSG_NOERROR, Rights, SEM_UNDO, SemBuf, SysvError};
 use dipcd::sys::ipc;
 use dipcd::sys::ipc::MessageBuffer;
 
 use crate::node::{
     Client, FIRST, Node, Object, PATIENCE, await_waiters, becomes_ready, messages_in, receive,
-    semaphore, until,
+    semaphore, send, until,
 };
 
 fn undoable(id: ObjectId, op: i16) -> Op {
@@ -66,6 +66,27 @@ fn what_was_left_goes_back_whole() {
     assert!(matches!(wire.reply().0, Outcome::Done(_)));
     put(&queue, b"last");
     assert_eq!(take(&queue), b"last");
+}
+
+#[test]
+fn who_may_only_read_loses_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: acting as another account needs root");
+        return;
+    }
+    let node = Node::new();
+    let queue = node.object(Kind::Queue, 0, 0o604);
+    let rights = Rights::default();
+    let client = node.client_as(Account { uid: 65_534, gid: 65_534, groups: vec![], rights });
+    let mut wire = client.wire(0);
+    put(&queue, b"text");
+    wire.ask(receive(&queue, 0), &[]);
+    assert_eq!(wire.reply().1, b"text");
+    let seq = wire.seq;
+    wire.say(&Request::Abandon { seq }, &[]);
+    assert_eq!((wire.reply().0, take(&queue)), (Outcome::Done(0), b"text".to_vec()));
+    let back = wire.value(send(&queue, 1), b"no right is left");
+    assert_eq!(back, Err(SysvError::EACCES));
 }
 
 #[test]
