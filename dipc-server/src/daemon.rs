@@ -1,10 +1,12 @@
 //! Going to the background when, and only when, the server is ready.
 //!
-//!     parent ──fork──▶ child: session of its own, opens everything
-//!     parent ◀─ pipe ── "ready", or the one line that says why not
+//! ```text
+//! parent ──fork──▶ child: session of its own, opens everything
+//! parent ◀─ pipe ── "ready", or the one line that says why not
+//! ```
 //!
-//! The parent prints that line and exits with 1; it exits with 0 only for "ready". If the child ends
-//! without a word the pipe ends too, so the parent never waits for nobody.
+//! The parent prints that line and exits with 1; it exits with 0 only for "ready". If the child
+//! ends without a word the pipe ends too, so the parent never waits for nobody.
 #![forbid(unsafe_code)]
 
 use std::fs::File;

@@ -1,10 +1,12 @@
 //! Where things lie: the words of the segment and the numbers of the semaphores. Pure arithmetic.
 //!
-//!     segment:  header | server 0 .. 15 | page | mailbox 0 | mailbox 1 | ...
-//!     mailbox:  state word, half 0, half 1, up to whole pages
-//!     set:      mark, closed, server 0 .. 15, then two for each mailbox: gate, room
+//! ```text
+//! segment:  header | server 0 .. 15 | page | mailbox 0 | mailbox 1 | ...
+//! mailbox:  state word, half 0, half 1, up to whole pages
+//! set:      mark, closed, server 0 .. 15, then two for each mailbox: gate, room
+//! ```
 //!
-//! A mailbox has two halves and its state word says which one holds the content, and how much of it.
+//! A mailbox has two halves; its state word says which one holds the content, and how much of it.
 //! A write fills the other half and then changes the word, so that a writer killed in the middle
 //! leaves the old content. Invariant: no offset computed here reaches into another mailbox.
 #![forbid(unsafe_code)]
@@ -68,7 +70,7 @@ const fn semaphores(mailboxes: u32) -> u32 {
     semaphore::SERVERS as u32 + SERVERS_MAX as u32 + 2 * mailboxes
 }
 
-/// How many mailboxes, and how large. Made from the command line, or from a header that was checked.
+/// How many mailboxes, and how large. Made from the command line, or from a checked header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     mailboxes: u32,

@@ -1,16 +1,17 @@
 //! The mailbox server: numbered mailboxes in System V shared memory, for clients with a socket.
 //!
-//! | file | what |
-//! |---|---|
-//! | [`args`] | the command line, checked |
-//! | [`protocol`] | what clients say: a pure parser |
-//! | [`layout`] | where things lie in the segment and in the set |
-//! | [`lock`] | many readers or one writer a mailbox, fair, ended by the kernel if its holder dies |
-//! | [`store`] | a mailbox read and written |
-//! | [`place`] | the segment and the set of a port: made, joined, left, removed |
-//! | [`server`], [`connection`] | accepting, and one thread a client |
-//! | [`daemon`] | going to the background when ready |
-//! | [`sys`] | the only unsafe code |
+//! ```text
+//! args         the command line, checked
+//! protocol     what clients say: a pure parser
+//! layout       where things lie in the segment and in the set
+//! lock         many readers or one writer, fair, ended by the kernel if its holder dies
+//! store        a mailbox read and written
+//! place        the segment and the set of a port: made, joined, left, removed
+//! server       accepting, one thread a client; connection is that thread
+//! daemon       going to the background when ready
+//! process      which process, told from every other one
+//! sys          the only unsafe code
+//! ```
 //!
 //! It is an ordinary System V program: it knows nothing of dipcd, and its one concession to the
 //! cluster is `IPC_DIPC` in the flags of its gets when it is started with `--shared`.

@@ -1,11 +1,13 @@
 //! The lock of a mailbox: many readers or one writer, in the order they came, made of two System V
 //! semaphores.
 //!
-//!     room  begins at 30,000: a reader takes one, a writer all
-//!     gate  0, or 1 while a writer waits for the room or has it
+//! ```text
+//! room  begins at 30,000: a reader takes one, a writer all
+//! gate  0, or 1 while a writer waits for the room or has it
 //!
-//!     reader   { gate is 0, room - 1 }            one operation, both or none
-//!     writer   { gate is 0, gate + 1 }, then { room - 30,000 }
+//! reader   { gate is 0, room - 1 }            one operation, both or none
+//! writer   { gate is 0, gate + 1 }, then { room - 30,000 }
+//! ```
 //!
 //! A writer at the gate lets no further reader in, so readers cannot starve it. When it leaves, the
 //! kernel goes through those that wait in the order they came and lets in whom it can: all readers

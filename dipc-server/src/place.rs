@@ -2,9 +2,11 @@
 //!
 //! The set comes first and goes last, and every step that must not be half done is one `semop`:
 //!
-//!     join    { mark is there, not closed, slot is 0, slot + 1 }      undone when the server dies
-//!     close   { not closed, every slot is 0, closed + 1 }
-//!     leave   { slot - 1, every slot is 0, closed + 1 }, or if others remain { slot - 1 }
+//! ```text
+//! join    { mark is there, not closed, slot is 0, slot + 1 }      undone when the server dies
+//! close   { not closed, every slot is 0, closed + 1 }
+//! leave   { slot - 1, every slot is 0, closed + 1 }, or if others remain { slot - 1 }
+//! ```
 //!
 //! So the kernel itself knows which servers live, on every machine, and nobody joins what is being
 //! removed. Objects are removed by id, never by key. Invariant: a set or segment without our mark

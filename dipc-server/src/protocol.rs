@@ -1,20 +1,24 @@
 //! What clients say: bytes in, requests out. Pure: it reads no socket and no clock, so that every
 //! stream, cut in every way, can be tried.
 //!
-//!     request   = line [data]           lines end in LF or CRLF; empty ones are skipped
-//!     line      = "r" N [MAX] | "w" N [LENGTH] | "q" [N]
-//!     framed    = "w" N LENGTH: exactly LENGTH bytes follow.  "r" N MAX: answered "ok LENGTH"
-//!     plain     = "w" N: the data is one packet, the line end behind it left out
+//! ```text
+//! request   = line [data]           lines end in LF or CRLF; empty ones are skipped
+//! line      = "r" N [MAX] | "w" N [LENGTH] | "q" [N]
+//! framed    = "w" N LENGTH: exactly LENGTH bytes follow.  "r" N MAX: answered "ok LENGTH"
+//! plain     = "w" N: the data is one packet, the line end behind it left out
+//! ```
 //!
 //! What one packet is, a stream of bytes does not say. Data that came with the line, or soon after
 //! it, ends when the client pauses or shuts its end; data after a line that came alone ends with a
 //! newline. The caller says with each call what it knows about a pause.
 //!
-//!     Line ──"w N"──▶ Data ──pause, nothing came──▶ Alone ──newline──▶ Line
-//!                       └───────pause, data came─────────────────────▶ Line
-//!     Line ──"w N LENGTH" that does not fit──▶ Skipping ──LENGTH bytes──▶ Line
+//! ```text
+//! Line ──"w N"──▶ Data ──pause, nothing came──▶ Alone ──newline──▶ Line
+//!                   └───────pause, data came─────────────────────▶ Line
+//! Line ──"w N LENGTH" that does not fit──▶ Skipping ──LENGTH bytes──▶ Line
+//! ```
 //!
-//! Invariant: a step uses no more bytes than there are, and either uses some, asks to wait, or ends.
+//! Invariant: a step uses no more bytes than there are; it uses some, or asks to wait, or ends.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,4 +1,5 @@
 //! Conversations with a running server: what people and programs send, whole, in pieces, and wrong.
+//! What the parser alone promises is in `protocol.rs`; here the bytes cross a socket.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // A panic is how a test fails.
 
@@ -263,8 +264,8 @@ fn one_that_never_reads_keeps_nobody_waiting() {
     server.stop();
 }
 
-/// Bytes that mean nothing, and bytes that almost mean something. Each stream is followed by an end,
-/// and must be answered by a close, having said nothing that is in a mailbox it did not name.
+/// Bytes that mean nothing, and bytes that almost mean something. Each stream is followed by an
+/// end, and must be answered by a close, having said nothing of a mailbox that it did not name.
 #[test]
 fn fuzzed_streams_never_hang_and_never_show_another_mailbox() {
     const SECRET: &[u8] = b"SECRETSECRETSECRET";

@@ -1,4 +1,5 @@
-//! The parser alone: every stream in every cut. No server, no socket, no clock.
+//! The parser alone: every stream in every cut, well-formed, almost, and not at all. No server, no
+//! socket, no clock; each step is checked for what it must keep.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // A panic is how a test fails.
 

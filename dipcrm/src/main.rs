@@ -1,8 +1,8 @@
 //! `dipcrm PORT`: stops the mailbox server of a port and removes what it left.
 //!
-//! Here are the command line, what is printed and the exit status; the work is in [`stop`]. Removing
-//! queues, sets and segments of the cluster (`-q`, `-s`, `-m` and by key `-Q`, `-S`, `-M`) has its
-//! place in [`Request`].
+//! Here are the command line, what is printed and the exit status; the work is in [`stop`].
+//! Removing queues, sets and segments of the cluster (`-q`, `-s`, `-m`, by key `-Q`, `-S`, `-M`)
+//! has its place in [`Request`].
 #![forbid(unsafe_code)]
 
 mod stop;

@@ -1,13 +1,15 @@
 //! Stopping the server of a port, then removing what is left.
 //!
-//!     look ──served──▶ its process here: SIGTERM, grace, SIGKILL, end ──▶ look again
-//!       ├──remains────▶ close the set, remove both objects
-//!       ├──closed─────▶ its remover may have died: remove both objects
-//!       └──nothing────▶ done, or there never was anything
+//! ```text
+//! look ──served──▶ its process here: SIGTERM, grace, SIGKILL, end ──▶ look again
+//!   ├──remains────▶ close the set, remove both objects
+//!   ├──closed─────▶ its remover may have died: remove both objects
+//!   └──nothing────▶ done, or there never was anything
+//! ```
 //!
 //! A process is signalled through a pidfd that was opened before pid and start time were compared,
-//! so the signal cannot reach another one. Whether a server lives the kernel knows: its semaphore is
-//! put back when it ends, however it ends.
+//! so the signal cannot reach another one. Whether a server lives the kernel knows: its semaphore
+//! is put back when it ends, however it ends.
 #![forbid(unsafe_code)]
 
 use std::fs;
