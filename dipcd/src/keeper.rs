@@ -40,14 +40,19 @@ const BACKLOG: i32 = 16;
 /// another one.
 pub fn run(state_dir: &Path) -> io::Result<()> {
     process::close_inherited()?;
-    let Some(keeper) = Keeper::open(&fs::canonicalize(state_dir)?)? else { return Ok(()) };
+    let Some(mut keeper) = Keeper::open(&fs::canonicalize(state_dir)?)? else { return Ok(()) };
     if let Forked::Parent(_) = process::fork()? {
         return Ok(());
     }
     detach()?;
     match keeper.serve() {
         Ok(Next::End) => process::exit_now(0),
-        Ok(Next::StandIn(start)) => stand_in::run(start),
+        Ok(Next::StandIn(start)) => {
+            // Closed all at once; one by one would take long in a large keeper.
+            std::mem::forget(keeper);
+            process::close_all_but(&start.control)?;
+            stand_in::run(start)
+        }
         Err(error) => {
             tracing::error!(op = "keep", %error);
             process::exit_now(1)
@@ -130,9 +135,8 @@ impl Keeper {
         }))
     }
 
-    /// Serves until nothing is left to do. In a stand-in everything that was held is closed by
-    /// the return, because `self` ends with it.
-    fn serve(mut self) -> io::Result<Next> {
+    /// Serves until nothing is left to do.
+    fn serve(&mut self) -> io::Result<Next> {
         loop {
             match self.wait()? {
                 Ready::Nothing => break,

@@ -4,6 +4,7 @@
 use rustix::thread::Pid;
 use std::ffi::c_int;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The signal that brings a worker out of a waiting system call.
 const INTERRUPTION: c_int = libc::SIGUSR1;
@@ -41,6 +42,19 @@ pub fn close_inherited() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Closes every descriptor above the three standard ones but one: for a child whose parent's
+/// owners of descriptors were forgotten.
+pub fn close_all_but(kept: &OwnedFd) -> io::Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, kept - 1), (kept + 1, u32::MAX)] {
+        // SAFETY: by this function's rule nothing uses one of them from here on.
+        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Ignores the signals that a terminal or a service manager sends to everybody, and those of
