@@ -5,6 +5,7 @@
 mod bad_input;
 mod differential_queues;
 mod differential_sets;
+mod examples;
 mod exactly_once;
 mod failures;
 mod hello;
