@@ -1,4 +1,5 @@
-//! `dipcd --purge`: what is left of a dipcd that will not come back, ended and removed.
+//! `dipcd --purge`: what is left of a dipcd that will not come back, ended and removed. Never
+//! while one runs: it would take from it what it holds.
 #![forbid(unsafe_code)]
 
 use std::io;

@@ -1,4 +1,5 @@
-//! dipcd: reads its command line and is a daemon, a keeper, or a short errand.
+//! dipcd: reads its command line and is a daemon, a keeper, or a short errand. What a daemon does
+//! stands in the library; here it is started, told to read its files again, and stopped.
 #![forbid(unsafe_code)]
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};

@@ -1,4 +1,5 @@
-//! The `*get` calls: from a key to an id.
+//! The `*get` calls: from a key to an id, by dipcd's word for what opted in and by the kernel's for
+//! everything else.
 #![forbid(unsafe_code)]
 
 use std::ffi::c_int;

@@ -20,10 +20,6 @@
 //! - A node declared lost stays void until it has said `Voided`: it claims nothing, its reports
 //!   count as empty. So does a node with a number that was never given here, for it has a past
 //!   that nobody knows.
-//!
-//! The node's part: on `ReportPlease` it first repeats every `Made` that is not answered, then
-//! reports; it asks again what it had asked; it destroys what is denied; on `Void` it destroys all
-//! it is home to, published or not, before it says `Voided`.
 #![forbid(unsafe_code)]
 
 mod names;
@@ -179,6 +175,10 @@ pub enum Breach {
 }
 
 /// The name service.
+///
+/// It relies on the node's part: on `ReportPlease` a node first repeats every `Made` that is not
+/// answered, then reports; it asks again what it had asked; it destroys what is denied; on `Void`
+/// it destroys all it is home to, published or not, before it says `Voided`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Referee {
     config: Config,

@@ -1,4 +1,5 @@
-//! What is wrong with a configuration file, in words for its author.
+//! What is wrong with a configuration file, in words for its author: which line, which entry,
+//! what would have been right.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Who a process is, as the kernel says, and acting as somebody else.
 //!
 //! Accounts are switched by raw per-thread calls, the effective ids and groups only: with real and
-//! saved ids still root's, the account can neither kill, stop nor limit the process (credentials(7),
-//! kill(2)). The C library's wrappers would change every thread.
+//! saved ids still root's, the account can neither kill, stop nor limit the process
+//! (credentials(7), kill(2)). The C library's wrappers would change every thread.
 
 use rustix::process::{
     DumpableBehavior, Gid, PidfdFlags, Uid, getegid, geteuid, getgroups, set_dumpable_behavior,

@@ -1,4 +1,5 @@
-//! The keeper: what it holds outlives dipcd, what dipcd has outlives the keeper.
+//! The keeper: what it holds outlives dipcd, what dipcd has outlives the keeper, and nobody else
+//! gets anything from it.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::fd::AsFd;

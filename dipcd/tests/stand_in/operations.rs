@@ -1,4 +1,5 @@
-//! Every operation, and the kernel's refusals.
+//! Every operation of the wire once, and the kernel's refusals: what a stand-in answers is what
+//! the kernel said.
 
 use rustix::process::geteuid;
 

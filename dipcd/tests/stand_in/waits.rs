@@ -1,4 +1,5 @@
-//! Waits: how they end, and what becomes of the operation when a wire breaks.
+//! Waits: how they end, by what they wait for, by a cancel or with their wire, and what becomes
+//! of the operation then.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Every bound, and the assertions between them. A limit exists for every queue, frame and loop.
+//! Every bound, and the assertions between them. A limit exists for every queue, frame and loop;
+//! one that an administrator may choose stands in dipc.conf instead.
 
 /// The version of every conversation; the first thing said, and the first thing checked.
 pub const VERSION: u16 = 1;

@@ -1,4 +1,5 @@
-//! System V words: flags, permission bits, and the errno values a call can end with.
+//! System V words: flags, permission bits, states of objects, and the errno values a call can end
+//! with. They are the manual pages'; what distribution adds stands elsewhere.
 
 use serde::{Deserialize, Serialize};
 

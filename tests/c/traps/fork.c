@@ -25,7 +25,7 @@ int main(void)
             _exit(trap_failures != 0);
         }
         exchange("parent", 1);
-        CHECK(waitpid(child, &status, 0) == child && status == 0, "the child ended with %x", status);
+        CHECK(waitpid(child, &status, 0) == child && status == 0, "the child ended: %x", status);
     }
     CHECK(trap_messages(queue) == 0, "messages are left");
     return trap_end();

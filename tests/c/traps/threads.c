@@ -1,4 +1,4 @@
-/* Threads come and go; what a thread had open goes with it, and its SEM_UNDO stays the process's. */
+/* Threads come and go; what one had open goes with it, its SEM_UNDO stays the process's. */
 #include "trap.h"
 #include <dirent.h>
 #include <pthread.h>
