@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dipc_server::layout::{Geometry, key};
@@ -43,12 +44,18 @@ pub fn dipcrm() -> Command {
     }))
 }
 
-/// A port that nobody listens on and whose key nobody uses.
+/// A port that nobody listens on and whose key nobody uses. Each is given once, and none of those
+/// that the kernel gives to clients: one of these could take it before the server does.
 pub fn free_port() -> u16 {
-    for _ in 0..1000 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if objects(port).is_empty() {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        let number =
+            std::process::id().wrapping_mul(64).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + number % COUNT) as u16;
+        let is_free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+        if is_free && objects(port).is_empty() {
             return port;
         }
     }
