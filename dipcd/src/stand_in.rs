@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub type Started = Result<(), i32>;
 
 /// Makes this process a stand-in, until its client ends.
 pub fn run(start: Start) -> ! {
-    let control = Arc::new(start.control);
+    let control = start.control;
     let tables = assume_role(&start.who, &start.state_dir);
     let started: Started = match &tables {
         Ok(_) => Ok(()),
@@ -68,17 +68,11 @@ pub fn run(start: Start) -> ! {
     };
     let told = packets::send(&control, &started, &[]);
     let (Ok(tables), Ok(())) = (tables, told) else { process::exit_now(1) };
-    let ended = match Watcher::new() {
+    match Watcher::new() {
         Ok(watcher) => StandingIn::new(tables, watcher).serve(&control),
-        Err(error) => Err(error),
-    };
-    match ended {
-        Ok(()) => process::exit_now(0),
-        Err(error) => {
-            tracing::error!(client = ?start.who.client, %error, "a stand-in ends");
-            process::exit_now(1)
-        }
+        Err(error) => tracing::error!(client = ?start.who.client, %error, "a stand-in ends"),
     }
+    process::exit_now(0)
 }
 
 /// What the calls of all sessions look up.
@@ -88,7 +82,7 @@ struct Tables {
 }
 
 /// Opens what root alone may open, says whose pid this is, and becomes the account.
-fn assume_role(who: &StandIn, state_dir: &std::path::Path) -> io::Result<Tables> {
+fn assume_role(who: &StandIn, state_dir: &Path) -> io::Result<Tables> {
     rustix::thread::set_name(c"dipc-stand-in")?;
     process::accept_interruptions();
     let tables = Tables { objects: ObjectReader::open(state_dir)?, pids: Pids::open(state_dir)? };
@@ -106,6 +100,13 @@ struct Shared {
     sessions: Mutex<HashMap<(Image, Slot), Arc<Session>>>,
     /// A session has left the table.
     left: Condvar,
+}
+
+/// Whether the client lives.
+#[derive(PartialEq, Eq)]
+enum Life {
+    GoesOn,
+    Ended,
 }
 
 /// The main thread.
@@ -126,31 +127,48 @@ impl StandingIn {
 
     /// Obeys dipcd until the client has ended. If dipcd and keeper are both gone, nobody will
     /// ever report the end: what nobody acknowledged goes back now.
-    fn serve(mut self, control: &OwnedFd) -> io::Result<()> {
+    fn serve(mut self, control: &OwnedFd) {
         loop {
-            match packets::receive(control)? {
-                Some((ToStandIn::Wire { image, slot, secret, terms }, fds)) => {
-                    let socket = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
-                    let wire = Wire { socket: Arc::new(socket), secret, terms };
-                    self.take_wire((image, slot), wire);
-                }
-                Some((ToStandIn::End { image, ends, cause, piece }, _)) => {
-                    self.pieces.entry(image).or_default().extend(ends);
-                    if piece == Piece::More {
-                        continue;
+            match packets::receive(control) {
+                Ok(Some((wanted, fds))) => {
+                    if self.obey(control, wanted, fds) == Life::Ended {
+                        return;
                     }
-                    let ends = self.pieces.remove(&image).unwrap_or_default();
-                    self.end(image, &ends, cause);
-                    let Some(image) = image else { return Ok(()) };
-                    self.ended = self.ended.max(Some(image));
-                    packets::send(control, &FromStandIn::Ended { image }, &[])?;
                 }
-                None => {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::warn!(%error, "dipcd says what is not understood here");
+                }
+                Ok(None) | Err(_) => {
                     self.end(None, &[], Cause::LostAgain);
-                    return Ok(());
+                    return;
                 }
             }
         }
+    }
+
+    fn obey(&mut self, control: &OwnedFd, wanted: ToStandIn, fds: Vec<OwnedFd>) -> Life {
+        match wanted {
+            ToStandIn::Wire { image, slot, secret, terms } => {
+                if let Some(socket) = fds.into_iter().next() {
+                    let socket = Arc::new(socket);
+                    self.take_wire((image, slot), Wire { socket, secret, terms });
+                }
+            }
+            ToStandIn::End { image, ends, piece: Piece::More, .. } => {
+                self.pieces.entry(image).or_default().extend(ends);
+            }
+            ToStandIn::End { image, ends: last, cause, piece: Piece::Last } => {
+                let mut ends = self.pieces.remove(&image).unwrap_or_default();
+                ends.extend(last);
+                self.end(image, &ends, cause);
+                let Some(image) = image else { return Life::Ended };
+                self.ended = self.ended.max(Some(image));
+                if let Err(error) = packets::send(control, &FromStandIn::Ended { image }, &[]) {
+                    tracing::warn!(%error, "dipcd cannot be told that an image has ended");
+                }
+            }
+        }
+        Life::GoesOn
     }
 
     /// A wire for a session: to its worker, or to a new one.

@@ -186,8 +186,8 @@ impl Session {
         self.tasks(&mut state, effects)
     }
 
-    /// The running operation has waited for its wire to be watched: from now on it is signalled
-    /// there. `false` if it shall not wait at all.
+    /// The watcher has the wire of the running operation, and can signal it from now on. `false`
+    /// if it is not to wait any more.
     pub(super) fn may_wait(&self, lease: Lease) -> bool {
         let mut state = self.state.lock();
         state.lease = Some(lease);
@@ -233,8 +233,9 @@ impl Session {
             tasks.extend(match effect {
                 Effect::Run { seq } => {
                     state.interrupted = false;
-                    let asked = state.latest.clone().filter(|asked| asked.seq == seq);
-                    asked.map(Task::Run)
+                    let asked = state.latest.clone().expect("what runs was asked");
+                    assert_eq!(asked.seq, seq, "the latest request is the one to run");
+                    Some(Task::Run(asked))
                 }
                 Effect::Send { .. } => state.kept.clone().map(Task::Send),
                 Effect::AnswerAbandon { seq } => Some(Task::AnswerAbandon(seq)),

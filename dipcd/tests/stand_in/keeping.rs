@@ -116,3 +116,18 @@ fn signals_for_everybody_end_neither_keeper_nor_stand_in() {
     assert_eq!((keeper_pid(&node), fetched.len()), (keeper, 1));
     drop(handle);
 }
+
+#[test]
+fn what_is_not_understood_ends_nothing() {
+    let node = Node::new();
+    let client = node.client();
+    let mut wire = client.wire(0);
+    packets::send(&client.control, &u64::MAX, &[]).unwrap();
+    assert!(wire.value(Op::MsgMax, &[]).is_ok());
+    assert!(client.wire(1).value(Op::MsgMax, &[]).is_ok(), "it hears what follows");
+    let connection = packets::connect(&node.dir.path().join(SOCKET_NAME)).unwrap();
+    packets::send(&connection, &u64::MAX, &[]).unwrap();
+    assert!(becomes_ready(&connection, PATIENCE), "the keeper closes the connection");
+    let (_, fetched) = connect(node.dir.path());
+    assert_eq!(fetched.len(), 1);
+}
