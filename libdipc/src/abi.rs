@@ -13,7 +13,9 @@ use redhook::hook;
 
 use crate::boundary::fail;
 use crate::route::{self, Route};
-use crate::{jump, kernel, key_path, names, queues, sets, start, thread};
+use crate::{identity, jump, kernel, key_path, names, queues, sets, start, thread};
+
+mod becoming;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -175,6 +177,9 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         "lea rax, [rdi - {first}]",
         "cmp rax, {count}",
         "jb {ours}",
+        "lea rax, [rdi - {becoming}]",
+        "cmp rax, {becoming_count}",
+        "jb {ours}",
         "cmp rdi, {semtimedop}",
         "je {ours}",
         "cmp rdi, {unshare}",
@@ -199,6 +204,8 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         "jmp rax",
         first = const libc::SYS_semget,
         count = const libc::SYS_msgctl - libc::SYS_semget + 1,
+        becoming = const libc::SYS_setuid,
+        becoming_count = const libc::SYS_capset - libc::SYS_setuid + 1,
         semtimedop = const libc::SYS_semtimedop,
         unshare = const libc::SYS_unshare,
         setns = const libc::SYS_setns,
@@ -207,7 +214,8 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
     )
 }
 
-const _: () = assert!(libc::SYS_semget == 64 && libc::SYS_msgctl == 71, "with shmdt between");
+const _: () = assert!(libc::SYS_msgctl - libc::SYS_semget == 7, "with shmdt between");
+const _: () = assert!(libc::SYS_capset - libc::SYS_setuid == 21, "with setsid and others between");
 
 /// The calls of `syscall` that have a function here. What is the kernel's goes there untouched.
 extern "C-unwind" fn system_call(
@@ -232,6 +240,9 @@ extern "C-unwind" fn system_call(
         libc::SYS_msgrcv if is_ours => msgrcv(int(a), b, c, d as c_long, int(e)) as c_long,
         libc::SYS_semop if is_ours => semop(int(a), b, c).into(),
         libc::SYS_semtimedop if is_ours => semtimedop(int(a), b, c, d).into(),
+        libc::SYS_setuid..=libc::SYS_capset => {
+            identity::changed(kernel::syscall(number, [a, b, c, d, e, f]))
+        }
         _ => kernel::syscall(number, [a, b, c, d, e, f]),
     }
 }

@@ -49,6 +49,17 @@ static SEMCTL: Real = Real::new(c"semctl");
 static FTOK: Real = Real::new(c"ftok");
 static UNSHARE: Real = Real::new(c"unshare");
 static SETNS: Real = Real::new(c"setns");
+static SETUID: Real = Real::new(c"setuid");
+static SETGID: Real = Real::new(c"setgid");
+static SETEUID: Real = Real::new(c"seteuid");
+static SETEGID: Real = Real::new(c"setegid");
+static SETREUID: Real = Real::new(c"setreuid");
+static SETREGID: Real = Real::new(c"setregid");
+static SETRESUID: Real = Real::new(c"setresuid");
+static SETRESGID: Real = Real::new(c"setresgid");
+static SETGROUPS: Real = Real::new(c"setgroups");
+static INITGROUPS: Real = Real::new(c"initgroups");
+static CAPSET: Real = Real::new(c"capset");
 static PTHREAD_CANCEL: Real = Real::new(c"pthread_cancel");
 /// `dlopen`, which `abi` jumps to.
 pub static DLOPEN: Real = Real::new(c"dlopen");
@@ -188,6 +199,53 @@ pub fn setns(fd: c_int, kind: c_int) -> c_int {
     // SAFETY: the type of setns.
     let function: extern "C" fn(c_int, c_int) -> c_int = unsafe { transmute(SETNS.get()) };
     function(fd, kind)
+}
+
+/// One of the functions that change who a thread is.
+#[derive(Clone, Copy)]
+pub enum Become {
+    /// setuid(2).
+    Setuid,
+    /// setgid(2).
+    Setgid,
+    /// seteuid(2).
+    Seteuid,
+    /// setegid(2).
+    Setegid,
+    /// setreuid(2).
+    Setreuid,
+    /// setregid(2).
+    Setregid,
+    /// setresuid(2).
+    Setresuid,
+    /// setresgid(2).
+    Setresgid,
+    /// setgroups(2).
+    Setgroups,
+    /// initgroups(3).
+    Initgroups,
+    /// capset(2).
+    Capset,
+}
+
+/// Any of them: each takes at most three words.
+pub fn become_other(function: Become, [a, b, c]: [usize; 3]) -> c_int {
+    let real = match function {
+        Become::Setuid => &SETUID,
+        Become::Setgid => &SETGID,
+        Become::Seteuid => &SETEUID,
+        Become::Setegid => &SETEGID,
+        Become::Setreuid => &SETREUID,
+        Become::Setregid => &SETREGID,
+        Become::Setresuid => &SETRESUID,
+        Become::Setresgid => &SETRESGID,
+        Become::Setgroups => &SETGROUPS,
+        Become::Initgroups => &INITGROUPS,
+        Become::Capset => &CAPSET,
+    };
+    // SAFETY: all take up to three arguments of at most one word each, in the same registers.
+    let function: extern "C" fn(usize, usize, usize) -> c_int = unsafe { transmute(real.get()) };
+    function(a, b, c)
 }
 
 /// pthread_cancel(3).

@@ -14,7 +14,9 @@ use dipc_wire::sysv::{IPC_NOWAIT, QueueStat, SysvError};
 use crate::boundary::{self, CReturn, Entry, Point, Step, attempt, call, fail};
 use crate::route::{self, Route};
 use crate::session::{Patience, Session};
-use crate::sys::{self, BadAddress, read_program, write_program};
+use crate::sys::{
+    self, BadAddress, read_program, read_program_pair, write_program, write_program_pair,
+};
 use crate::{client, kernel, layout, listing, names};
 
 /// An object at another home.
@@ -54,10 +56,17 @@ fn ask_to_send(
     bytes: usize,
     flags: c_int,
 ) -> Result<Session, SysvError> {
-    let mut mtype = [0; TYPE_BYTES];
-    read_program(message, &mut mtype)?;
+    if bytes > MESSAGE_BYTES_MAX {
+        read_program(message, &mut [0; TYPE_BYTES])?;
+        return Err(SysvError::EINVAL);
+    }
+    let (mut mtype, mut text) = ([0; TYPE_BYTES], vec![0; bytes]);
+    let whole = read_program_pair(message, &mut mtype, &mut text);
+    if whole.is_err() {
+        read_program(message, &mut mtype)?; // the text is looked at last
+    }
     let mtype = i64::from_ne_bytes(mtype);
-    if mtype < 1 || bytes > MESSAGE_BYTES_MAX {
+    if mtype < 1 {
         return Err(SysvError::EINVAL);
     }
     let mut session = Session::open(entry, home)?;
@@ -69,8 +78,7 @@ fn ask_to_send(
         }
         session = Session::open(entry, home)?;
     }
-    let mut text = vec![0; bytes];
-    read_program(message + TYPE_BYTES, &mut text)?;
+    whole?;
     session.prepare(Op::MsgSend { id, mtype, flags }, &text)?;
     Ok(session)
 }
@@ -81,8 +89,7 @@ pub fn receive(remote: Remote, message: usize, bytes: usize, mtype: c_long, flag
     let read = |outcome: Outcome, text: &[u8]| {
         let Outcome::Message { mtype } = outcome else { return Err(SysvError::EIO) };
         let text = &text[..text.len().min(bytes)]; // MSG_NOERROR cuts here, so home can put back
-        write_program(message, &mtype.to_ne_bytes())?;
-        write_program(message + TYPE_BYTES, text)?;
+        write_program_pair(message, &mtype.to_ne_bytes(), text)?;
         Ok(text.len() as isize)
     };
     let result = boundary::serve(

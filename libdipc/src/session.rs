@@ -17,7 +17,7 @@ use dipc_wire::op::{Op, Outcome, Request};
 use dipc_wire::sysv::SysvError;
 
 use crate::boundary::{Entry, Step, Wait};
-use crate::identity::Identity;
+use crate::identity::Seen;
 use crate::socket::Broken;
 use crate::sys::{self, WaitBy, Waited};
 use crate::thread::{Awaited, Parked, State, Thread};
@@ -58,15 +58,14 @@ pub struct Session {
 impl Session {
     /// Takes the thread's wire to `home`, or opens one.
     pub fn open(entry: &Entry, home: NodeId) -> Result<Session, SysvError> {
-        let identity = Identity::now();
-        while let Some(wire) = take_idle(entry.thread, home) {
-            if wire.identity == identity {
+        while let Some(mut wire) = take_idle(entry.thread, home) {
+            if wire.identity.is_still_true() {
                 return Ok(Session::on(entry.thread, wire, Seq(0)));
             }
             end(wire); // it would act as who we were
         }
         join()?;
-        let slot = slots::take()?;
+        let (identity, slot) = (Seen::now(), slots::take()?);
         for _ in 0..WIRES_MAX {
             match Wire::open(home, slot, identity.clone()) {
                 Ok(wire) => return Ok(Session::on(entry.thread, wire, Seq(0))),

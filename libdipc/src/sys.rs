@@ -202,45 +202,88 @@ pub fn close(fd: RawFd) {
     let _ = unsafe { raw(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Copies from the program's memory. `Err` if it is not all readable.
-pub fn read_program(address: usize, out: &mut [u8]) -> Result<(), BadAddress> {
-    copy(libc::SYS_process_vm_readv, out.as_mut_ptr() as usize, address, out.len())
-}
-
-/// Copies to the program's memory. `Err` if it is not all writable.
-pub fn write_program(address: usize, bytes: &[u8]) -> Result<(), BadAddress> {
-    copy(libc::SYS_process_vm_writev, bytes.as_ptr() as usize, address, bytes.len())
-}
-
 /// The program gave an address at which it has no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress;
 
+/// Copies from the program's memory. `Err` if it is not all readable.
+pub fn read_program(address: usize, out: &mut [u8]) -> Result<(), BadAddress> {
+    read_program_pair(address, out, &mut [])
+}
+
+/// The same into two places, one after the other in the program.
+pub fn read_program_pair(
+    address: usize,
+    first: &mut [u8],
+    second: &mut [u8],
+) -> Result<(), BadAddress> {
+    let ours = [
+        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: second.as_mut_ptr().cast(), iov_len: second.len() },
+    ];
+    let plain = |ours: *mut u8, theirs: *mut u8, bytes| {
+        // SAFETY: the program promised this memory in the call that brought it here.
+        unsafe { ptr::copy(theirs, ours, bytes) }
+    };
+    copy(libc::SYS_process_vm_readv, &ours, address, plain)
+}
+
+/// Copies to the program's memory. `Err` if it is not all writable.
+pub fn write_program(address: usize, bytes: &[u8]) -> Result<(), BadAddress> {
+    write_program_pair(address, bytes, &[])
+}
+
+/// The same from two places, to one after the other in the program.
+pub fn write_program_pair(address: usize, first: &[u8], second: &[u8]) -> Result<(), BadAddress> {
+    let ours = [
+        libc::iovec { iov_base: first.as_ptr().cast_mut().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: second.as_ptr().cast_mut().cast(), iov_len: second.len() },
+    ];
+    let plain = |ours: *mut u8, theirs: *mut u8, bytes| {
+        // SAFETY: the program promised this memory in the call that brought it here.
+        unsafe { ptr::copy(ours, theirs, bytes) }
+    };
+    copy(libc::SYS_process_vm_writev, &ours, address, plain)
+}
+
 /// The kernel copies between two places of this process, so that a bad address is an error and
-/// not a signal. Where a filter forbids that (seccomp), the copy is plain.
-fn copy(number: c_long, ours: usize, theirs: usize, bytes: usize) -> Result<(), BadAddress> {
+/// not a signal. Where a filter forbids that (seccomp), the copy is `plain`.
+fn copy(
+    number: c_long,
+    ours: &[libc::iovec; 2],
+    theirs: usize,
+    plain: impl Fn(*mut u8, *mut u8, usize),
+) -> Result<(), BadAddress> {
+    let bytes = ours[0].iov_len + ours[1].iov_len;
     if bytes == 0 {
         return Ok(());
     }
-    let local = libc::iovec { iov_base: ours as *mut c_void, iov_len: bytes };
     let remote = libc::iovec { iov_base: theirs as *mut c_void, iov_len: bytes };
-    let pid = std::process::id() as usize;
-    let arguments = [pid, &raw const local as usize, 1, &raw const remote as usize, 1, 0];
-    // SAFETY: `ours` is a slice of the caller's, of this length and mutable where it is written;
-    // the kernel checks `theirs`.
-    match unsafe { raw(number, arguments) } {
+    let (ours_at, remote) = (ours.as_ptr() as usize, &raw const remote as usize);
+    // SAFETY: `ours` are slices of the caller's, mutable where they are written; the kernel checks
+    // `theirs`.
+    match unsafe { raw(number, [pid(), ours_at, 2, remote, 1, 0]) } {
         Ok(copied) if copied == bytes => Ok(()),
         Ok(_) | Err(libc::EFAULT) => Err(BadAddress),
-        Err(_) if number == libc::SYS_process_vm_readv => {
-            // SAFETY: the program promised this memory in the call that brought it here.
-            unsafe { ptr::copy(theirs as *const u8, ours as *mut u8, bytes) };
-            Ok(())
-        }
         Err(_) => {
-            // SAFETY: the program promised this memory in the call that brought it here.
-            unsafe { ptr::copy(ours as *const u8, theirs as *mut u8, bytes) };
+            let [first, second] = ours;
+            plain(first.iov_base.cast(), theirs as *mut u8, first.iov_len);
+            plain(second.iov_base.cast(), (theirs + first.iov_len) as *mut u8, second.iov_len);
             Ok(())
         }
+    }
+}
+
+/// This process's pid, asked for once.
+fn pid() -> usize {
+    let known = &process().pid;
+    match known.load(Ordering::Relaxed) {
+        0 => {
+            let pid = std::process::id();
+            known.store(pid, Ordering::Relaxed);
+            pid as usize
+        }
+        pid => pid as usize,
     }
 }
 
@@ -250,6 +293,8 @@ fn copy(number: c_long, ours: usize, theirs: usize, bytes: usize) -> Result<(), 
 pub struct Process {
     /// Which process of its line this is; 0 until the first use.
     pub birth: AtomicU64,
+    /// Its pid; 0 until the first use.
+    pid: AtomicU32,
     /// How far it has joined its dipcd; `session` knows the values.
     pub joined: AtomicU32,
     /// Where the `done` page is mapped.
@@ -351,9 +396,8 @@ pub fn wake_cancelled(tid: u32) {
     // SAFETY: the kernel's sigaction has four words on x86-64.
     let asked = unsafe { raw(libc::SYS_rt_sigaction, arguments) };
     if asked.is_ok() && action[0] > libc::SIG_IGN {
-        let pid = std::process::id() as usize;
         // SAFETY: no pointers.
-        let _ = unsafe { raw(libc::SYS_tgkill, [pid, tid as usize, SIGCANCEL, 0, 0, 0]) };
+        let _ = unsafe { raw(libc::SYS_tgkill, [pid(), tid as usize, SIGCANCEL, 0, 0, 0]) };
     }
 }
 

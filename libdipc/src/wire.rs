@@ -11,7 +11,7 @@ use dipc_wire::noise::{HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 use dipc_wire::op::{Op, Outcome, Reply, Request};
 use dipc_wire::sysv::SysvError;
 
-use crate::identity::Identity;
+use crate::identity::Seen;
 use crate::socket::{Broken, Socket};
 use crate::sys::{self, Mask, WaitBy, Waited};
 use crate::time::Moment;
@@ -30,7 +30,7 @@ pub struct Wire {
     /// Its session.
     pub slot: Slot,
     /// As whom it was opened.
-    pub identity: Identity,
+    pub identity: Seen,
     /// How it is spoken.
     pub terms: WireTerms,
     connection: Connection,
@@ -43,6 +43,8 @@ struct Connection {
     socket: Socket,
     sealer: Sealer,
     opener: Opener,
+    /// Records to send.
+    records: Vec<u8>,
     /// Records as they came.
     sealed: Vec<u8>,
     /// Frames out of them.
@@ -51,7 +53,7 @@ struct Connection {
 
 impl Wire {
     /// A wire for a session.
-    pub fn open(home: NodeId, slot: Slot, identity: Identity) -> Result<Wire, OpenError> {
+    pub fn open(home: NodeId, slot: Slot, identity: Seen) -> Result<Wire, OpenError> {
         let (connection, terms) = Connection::open(home, slot)?;
         Ok(Wire { home, slot, identity, terms, connection, request: Vec::new() })
     }
@@ -125,7 +127,8 @@ impl Wire {
         if let Ok(Some(length)) = frame_length(self.terms.order, &connection.plain) {
             connection.plain.drain(..length.min(connection.plain.len()));
         }
-        for buffer in [&mut self.request, &mut connection.plain, &mut connection.sealed] {
+        let Connection { records, sealed, plain, .. } = connection;
+        for buffer in [&mut self.request, records, sealed, plain] {
             if buffer.capacity() > KEPT_BYTES_MAX {
                 buffer.shrink_to(KEPT_BYTES_MAX);
             }
@@ -168,14 +171,14 @@ impl Connection {
         let socket = Socket::adopt_high(fd);
         slots::note_wire(slot, &socket);
         let (sealer, opener) = shake_hands(&socket, &secret, terms)?;
-        let (sealed, plain) = (Vec::new(), Vec::new());
-        Ok((Connection { socket, sealer, opener, sealed, plain }, terms))
+        let (records, sealed, plain) = (Vec::new(), Vec::new(), Vec::new());
+        Ok((Connection { socket, sealer, opener, records, sealed, plain }, terms))
     }
 
     fn send(&mut self, frame: &[u8]) -> Result<(), Broken> {
-        let mut records = Vec::with_capacity(frame.len() + 64);
-        self.sealer.seal(frame, &mut records);
-        self.socket.send_all(&records)
+        self.records.clear();
+        self.sealer.seal(frame, &mut self.records);
+        self.socket.send_all(&self.records)
     }
 
     fn receive(&mut self) -> Result<(), Broken> {
