@@ -7,17 +7,24 @@
  *   queue ID, set ID      the same, by id
  *   send TYPE TEXT, receive TYPE, and with a "?" behind the word: IPC_NOWAIT
  *   count                 messages in the queue
- *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM
+ *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM, zeros NUM (GETZCNT)
  *   remove                the queue, or the set when the last get was semget's
+ *   child LINE            the line in a child, which then ends; 0, or the child's errno
+ *   exec                  runs this program anew, which keeps the set; the set
+ *
+ * SIGUSR1 is handled, with SA_RESTART, by a function that does nothing.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct message {
     long type;
@@ -69,6 +76,30 @@ static long get(const char *word, const char *arguments)
     return queue = msgget(key, (int)flags);
 }
 
+static long run_anew(void)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", set);
+    return execl("/proc/self/exe", "puppet", number, NULL);
+}
+
+static long call(const char *word, const char *arguments);
+
+static long in_child(const char *line)
+{
+    char word[16];
+    int used = 0, status;
+    if (sscanf(line, "%15s %n", word, &used) != 1)
+        return -1;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(call(word, line + used) < 0 ? errno : 0);
+    if (pid < 0 || waitpid(pid, &status, 0) < 0)
+        return -1;
+    errno = WIFEXITED(status) ? WEXITSTATUS(status) : ECHILD;
+    return errno == 0 ? 0 : -1;
+}
+
 static long call(const char *word, const char *arguments)
 {
     int number = atoi(arguments), value = 0;
@@ -91,8 +122,14 @@ static long call(const char *word, const char *arguments)
         return semctl(set, number, GETVAL);
     if (strcmp(word, "waiters") == 0)
         return semctl(set, number, GETNCNT);
+    if (strcmp(word, "zeros") == 0)
+        return semctl(set, number, GETZCNT);
     if (strcmp(word, "setval") == 0 && sscanf(arguments, "%d %d", &number, &value) == 2)
         return semctl(set, number, SETVAL, (union semun){ .val = value });
+    if (strcmp(word, "child") == 0)
+        return in_child(arguments);
+    if (strcmp(word, "exec") == 0)
+        return run_anew();
     if (strcmp(word, "remove") == 0)
         return set_is_last ? semctl(set, 0, IPC_RMID) : msgctl(queue, IPC_RMID, NULL);
     return -1;
@@ -107,11 +144,20 @@ static void receive(const char *arguments, int flags)
         printf("= %ld %.*s\n", message.type, (int)length, message.text);
 }
 
-int main(void)
+static void do_nothing(int number) { (void)number; }
+
+int main(int argc, char **argv)
 {
     char line[8300], word[16];
     int used = 0;
+    struct sigaction action = { .sa_handler = do_nothing, .sa_flags = SA_RESTART };
+    sigaction(SIGUSR1, &action, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc == 2) {
+        set = atoi(argv[1]);
+        set_is_last = 1;
+        printf("= %d\n", set);
+    }
     while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "%15s %n", word, &used) != 1)
             continue;

@@ -260,11 +260,19 @@ static void hold_and_abort(void)
     abort();
 }
 
+static void hold_and_leave(void)
+{
+    operate("-1", 0, -1, SEM_UNDO);
+    exit(0);
+}
+
 static void undo_at_exit(void)
 {
     set = make_set(row_key(0), 1, 0600);
     set_value(3);
     finish_child("holder", start_child(hold_and_exit));
+    until_value(3);
+    finish_child("holder", start_child(hold_and_leave));
     until_value(3);
     finish_child("holder", start_child(hold_and_abort));
     until_value(3);
@@ -326,6 +334,22 @@ static void undo_cleared_by_setval(void)
     set = make_set(row_key(0), 1, 0600);
     set_value(1);
     finish_child("holder", start_child(take_and_set));
+    until_value(7);
+    semctl(set, 0, IPC_RMID);
+}
+
+static void take_and_set_all(void)
+{
+    unsigned short value[] = { 7 };
+    operate("-1", 0, -1, SEM_UNDO);
+    TRY("setall", semctl(set, 0, SETALL, (union semun){ .array = value }));
+}
+
+static void undo_cleared_by_setall(void)
+{
+    set = make_set(row_key(0), 1, 0600);
+    set_value(1);
+    finish_child("holder", start_child(take_and_set_all));
     until_value(7);
     semctl(set, 0, IPC_RMID);
 }
@@ -420,6 +444,7 @@ static const struct row ROWS[] = {
     { "undo_wakes_a_waiter", "semop SEM_UNDO", undo_wakes_a_waiter },
     { "undo_balances", "semop SEM_UNDO", undo_balances },
     { "undo_cleared_by_setval", "semop SEM_UNDO SETVAL", undo_cleared_by_setval },
+    { "undo_cleared_by_setall", "semop SEM_UNDO SETALL", undo_cleared_by_setall },
     { "undo_not_inherited", "semop SEM_UNDO", undo_not_inherited },
     { "undo_kept_over_exec", "semop SEM_UNDO", undo_kept_over_exec },
     { "undo_is_the_processes", "semop SEM_UNDO", undo_is_the_processes },

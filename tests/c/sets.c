@@ -3,17 +3,25 @@
  *
  *   sets count KEY FILE ROUNDS   ROUNDS times: P with SEM_UNDO, add one to the number in FILE, V;
  *                                semaphore 1 marks that somebody is at it, and must find nobody
+ *   sets record KEY FILE NUMBER TOTAL
+ *                                until FILE holds TOTAL records: P, add a record, V, all with
+ *                                SEM_UNDO, as process NUMBER; says how many records are its own
+ *   sets threads KEY THREADS ROUNDS
+ *                                THREADS times ROUNDS times: P with SEM_UNDO, add one to a number
+ *                                of the process, V; says the number
  *   sets barrier KEY COUNT       meets COUNT - 1 others three times; says its place each time
  *   sets rank KEY COUNT          takes the first free rank of COUNT, and says it
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/sem.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define IPC_DIPC 00010000
@@ -67,6 +75,103 @@ static int count(const char *path, int rounds)
     return 0;
 }
 
+/*
+ * A record is a line, "NUMBER ROUND", of a length that divides a page, so that none is written in
+ * part. The first line of the file says who holds the lock, 0 for nobody.
+ */
+enum { RECORD_BYTES = 16 };
+
+static int put_record(int file, long index, unsigned number, unsigned round)
+{
+    char text[RECORD_BYTES + 1];
+    snprintf(text, sizeof text, "%07u %07u\n", number, round);
+    return pwrite(file, text, RECORD_BYTES, index * RECORD_BYTES) == RECORD_BYTES ? 0 : -1;
+}
+
+static unsigned holder(int file)
+{
+    char text[RECORD_BYTES + 1] = "";
+    return pread(file, text, RECORD_BYTES, 0) == RECORD_BYTES ? (unsigned)atol(text) : 0;
+}
+
+static int operate_both(short first, short second)
+{
+    struct sembuf both[] = { { 0, first, SEM_UNDO }, { 1, second, SEM_UNDO } };
+    int result;
+    while ((result = semop(set, both, 2)) < 0 && errno == EINTR)
+        continue;
+    return result;
+}
+
+/* With the lock held: adds a record unless there are enough. 1 when there are, -1 on failure. */
+static int add_record(int file, unsigned number, unsigned round, long total)
+{
+    unsigned short values[2];
+    struct stat state;
+    if (put_record(file, 0, number, 0) < 0 || fstat(file, &state) < 0)
+        return -1;
+    if (semctl(set, 0, GETALL, values) < 0)
+        return -1;
+    errno = EBUSY;
+    if (values[0] != 0 || values[1] != 1)
+        return -1;
+    long index = state.st_size / RECORD_BYTES;
+    int enough = index > total;
+    if (!enough && put_record(file, index, number, round) < 0)
+        return -1;
+    if (holder(file) != number)
+        return -1;
+    return put_record(file, 0, 0, 0) < 0 ? -1 : enough;
+}
+
+static int record(const char *path, unsigned number, long total)
+{
+    int file = open(path, O_RDWR | O_CREAT, 0644), enough = 0;
+    if (file < 0)
+        return fail(path);
+    for (unsigned round = 0; !enough; round++) {
+        if (operate_both(-1, 1) < 0)
+            return fail("P");
+        enough = add_record(file, number, round, total);
+        if (enough < 0)
+            return fail("held twice, or not kept");
+        if (operate_both(1, -1) < 0)
+            return fail("V");
+        if (enough)
+            printf("%u\n", round);
+    }
+    return 0;
+}
+
+static volatile long number;
+static int rounds_each;
+
+static void *add_in_thread(void *argument)
+{
+    for (int i = 0; i < rounds_each; i++) {
+        if (operate(0, -1, SEM_UNDO) < 0)
+            return NULL;
+        number = number + 1;
+        if (operate(0, 1, SEM_UNDO) < 0)
+            return NULL;
+    }
+    return argument;
+}
+
+static int threads(int count)
+{
+    pthread_t all[64];
+    void *result = &set;
+    for (int i = 0; i < count && i < 64; i++)
+        if (pthread_create(&all[i], NULL, add_in_thread, &set) != 0)
+            return 1;
+    for (int i = 0; i < count && i < 64; i++)
+        if (pthread_join(all[i], &result) != 0 || !result)
+            return fail("a thread");
+    printf("%ld\n", number);
+    return 0;
+}
+
 /* Semaphore 0 counts those still missing, 1 those that have not left. */
 static int barrier(int count)
 {
@@ -108,5 +213,11 @@ int main(int argc, char **argv)
         return fail("semget");
     if (strcmp(argv[1], "barrier") == 0)
         return barrier(atoi(argv[3]));
+    if (strcmp(argv[1], "record") == 0 && argc == 6)
+        return record(argv[3], (unsigned)atoi(argv[4]), atol(argv[5]));
+    if (strcmp(argv[1], "threads") == 0 && argc == 5) {
+        rounds_each = atoi(argv[4]);
+        return threads(atoi(argv[3]));
+    }
     return argc == 5 ? count(argv[3], atoi(argv[4])) : 2;
 }

@@ -5,13 +5,14 @@
 mod bad_input;
 mod differential_queues;
 mod differential_sets;
-mod examples;
 mod exactly_once;
+mod examples;
 mod failures;
 mod hello;
 mod many;
 mod semaphores;
 mod tidy;
 mod traps;
+mod undo;
 
 mod differential;
