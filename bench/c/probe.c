@@ -7,6 +7,9 @@
  *   probe CPU send   KEY FLAG ROUNDS         msgsnd of 512 bytes to a queue that is drained
  *   probe CPU answer KEY FLAG                makes queues KEY and KEY+1, answers each request
  *   probe CPU ask    KEY FLAG ROUNDS         one request and its answer, 512 bytes each
+ *   probe CPU lock   KEY FLAG ROUNDS         P + V on a set of its own
+ *   probe CPU lend   KEY FLAG                makes the set, until somebody is done with it
+ *   probe CPU borrow KEY FLAG ROUNDS         P + V on that set
  *   probe CPU echo   ADDRESS PORT            TCP server: sends back 512 bytes
  *   probe CPU tcp    ADDRESS PORT ROUNDS     TCP client: 512 bytes there and back
  *
@@ -22,6 +25,7 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -154,6 +158,66 @@ static void ask(int key, int flag, int rounds)
     print_median(samples, rounds);
 }
 
+enum { LOCK, DONE };
+
+static int get_set(int key, int flags)
+{
+    int id = semget(key, 2, flags | 0666);
+    if (id < 0)
+        die("semget");
+    return id;
+}
+
+static void operate(int id, unsigned short number, short op)
+{
+    struct sembuf buf = { number, op, 0 };
+    if (semop(id, &buf, 1) < 0)
+        die("semop");
+}
+
+static void lock(int key, int flag, int rounds)
+{
+    int id = get_set(key, flag | IPC_CREAT), count = rounds / BATCH;
+    double *samples = malloc(count * sizeof *samples);
+    operate(id, LOCK, 1);
+    for (int i = -WARM_UP / BATCH; i < count; i++) {
+        double start = now_ns();
+        for (int j = 0; j < BATCH; j++) {
+            operate(id, LOCK, -1);
+            operate(id, LOCK, 1);
+        }
+        if (i >= 0)
+            samples[i] = (now_ns() - start) / BATCH;
+    }
+    semctl(id, 0, IPC_RMID);
+    print_median(samples, count);
+}
+
+static void lend(int key, int flag)
+{
+    int id = get_set(key, flag | IPC_CREAT);
+    operate(id, LOCK, 1);
+    puts("ready");
+    fflush(stdout);
+    operate(id, DONE, -1);
+    semctl(id, 0, IPC_RMID);
+}
+
+static void borrow(int key, int flag, int rounds)
+{
+    int id = get_set(key, flag);
+    double *samples = malloc(rounds * sizeof *samples);
+    for (int i = -WARM_UP; i < rounds; i++) {
+        double start = now_ns();
+        operate(id, LOCK, -1);
+        operate(id, LOCK, 1);
+        if (i >= 0)
+            samples[i] = now_ns() - start;
+    }
+    operate(id, DONE, 1);
+    print_median(samples, rounds);
+}
+
 static int all_of(int fd, ssize_t (*move)(int, void *, size_t), char *bytes)
 {
     for (int done = 0; done < SIZE;) {
@@ -237,6 +301,12 @@ int main(int argc, char **argv)
         answer(key, flag);
     else if (!strcmp(mode, "ask"))
         ask(key, flag, rounds);
+    else if (!strcmp(mode, "lock"))
+        lock(key, flag, rounds);
+    else if (!strcmp(mode, "lend"))
+        lend(key, flag);
+    else if (!strcmp(mode, "borrow"))
+        borrow(key, flag, rounds);
     else if (!strcmp(mode, "echo"))
         echo(argv[3], argv[4]);
     else if (!strcmp(mode, "tcp"))

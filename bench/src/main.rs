@@ -45,14 +45,13 @@ fn main() -> ExitCode {
         }
     };
     let probe = compile_probe();
-    let mut rows = vec![home_pair(&probe, pairs)];
     print_head();
-    rows[0].print("-");
+    home_messages(&probe, pairs).print("-");
+    home_lock(&probe, pairs).print("-");
     for cipher in ["aes-gcm", "none"] {
         let cluster = Cluster::of(2).entry("cipher", cipher).alone().start();
-        for row in [remote_send(&cluster, &probe, pairs), remote_ask(&cluster, &probe, pairs)] {
-            row.print(cipher);
-            rows.push(row);
+        for row in [remote_send, remote_ask, remote_lock] {
+            row(&cluster, &probe, pairs).print(cipher);
         }
     }
     ExitCode::SUCCESS
@@ -112,20 +111,35 @@ fn paired(
 }
 
 /// msgsnd + msgrcv on the node where the queue lives.
-fn home_pair(probe: &Path, pairs: usize) -> Row {
+fn home_messages(probe: &Path, pairs: usize) -> Row {
+    at_home("send+receive at home, 512 B", "native send+receive", "pair", probe, pairs)
+}
+
+/// P + V on the node where the set lives.
+fn home_lock(probe: &Path, pairs: usize) -> Row {
+    at_home("P+V at home", "native P+V", "lock", probe, pairs)
+}
+
+/// One mode of the probe by the kernel alone, and on a distributed object at home.
+fn at_home(
+    what: &'static str,
+    against: &'static str,
+    mode: &str,
+    probe: &Path,
+    pairs: usize,
+) -> Row {
     let cluster = Cluster::of(1).alone().start();
     let node = cluster.node(1);
     let native = || {
-        let arguments = [PROGRAM_CPU, "pair", "0x6401", "0", HOME_ROUNDS];
         let mut command = std::process::Command::new(probe);
-        command.args(arguments);
+        command.args([PROGRAM_CPU, mode, "0x6401", "0", HOME_ROUNDS]);
         median_of(node.machine().run(command).expect_success())
     };
     let ours = || {
-        let arguments = [PROGRAM_CPU, "pair", "0x6401", FLAG, HOME_ROUNDS];
+        let arguments = [PROGRAM_CPU, mode, "0x6401", FLAG, HOME_ROUNDS];
         median_of(node.run(probe, &arguments).expect_success())
     };
-    paired("send+receive at home, 512 B", "native send+receive", 1.10, pairs, native, ours)
+    paired(what, against, 1.10, pairs, native, ours)
 }
 
 /// msgsnd to a queue on the other node.
@@ -143,7 +157,14 @@ fn remote_ask(cluster: &Cluster, probe: &Path, pairs: usize) -> Row {
     paired("request and answer, 512 B each", "raw TCP round trip, 512 B", bound, pairs, raw, ours)
 }
 
-/// `server` on the home of its queues, `client` on the other node.
+/// P + V on a set on the other node: two round trips against one.
+fn remote_lock(cluster: &Cluster, probe: &Path, pairs: usize) -> Row {
+    let ours = || remote(cluster, probe, "lend", "borrow");
+    let raw = || raw_tcp(cluster.node(1), probe);
+    paired("remote P+V", "raw TCP round trip, 512 B", 2.60, pairs, raw, ours)
+}
+
+/// `server` on the home of its objects, `client` on the other node.
 fn remote(cluster: &Cluster, probe: &Path, server: &str, client: &str) -> f64 {
     let (home, other) = (cluster.node(1), cluster.node(2));
     let serving = home.spawn(probe, &[HOME_CPU, server, "0x6402", FLAG]);
