@@ -5,7 +5,8 @@
 //! A call that may have to wait is served in steps, each behind a fence against panics. In between,
 //! when the program's handlers do run, whatever the call owns is parked with its thread, and no
 //! frame between the program and the wait holds a value with a destructor: a handler may leave by
-//! siglongjmp or pthread_exit, a cancelled thread unwinds, and nothing of ours is in the way.
+//! siglongjmp or pthread_exit, a cancelled thread unwinds, and nothing of ours is in the way. The
+//! steps run on a stack of ours: the program's may be as small as a signal handler's.
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
@@ -158,9 +159,10 @@ impl Entry {
     }
 }
 
-/// A panic of ours is the program's `EIO`.
-fn fence<T>(ours: impl FnOnce() -> Result<T, SysvError>) -> Result<T, SysvError> {
-    catch_unwind(AssertUnwindSafe(ours)).unwrap_or_else(|_panic| {
+/// Runs a piece of ours on a stack of ours; a panic in it is the program's `EIO`.
+pub fn fence<T>(ours: impl FnOnce() -> Result<T, SysvError>) -> Result<T, SysvError> {
+    let caught = sys::on_own_stack(|| catch_unwind(AssertUnwindSafe(ours)));
+    caught.unwrap_or_else(|_panic| {
         log::line(format_args!("op=panic errno=EIO"));
         Err(SysvError::EIO)
     })

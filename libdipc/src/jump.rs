@@ -8,6 +8,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
+use crate::boundary::fence;
 use crate::session;
 use crate::sys::{self, Cancellation};
 use crate::thread::{self, Awaited, Parked, Thread};
@@ -20,7 +21,7 @@ pub fn before(environment: *const c_void) {
     let Some(thread) = thread::existing().filter(|thread| thread.parked() > 0) else { return };
     let Some(target) = sys::jump_target(environment) else { return };
     let mask = sys::block_signals();
-    if let Some(cancellation) = sweep(thread, target) {
+    if let Ok(Some(cancellation)) = fence(|| Ok(sweep(thread, target))) {
         sys::restore_cancellation(cancellation);
     }
     sys::restore_signals(mask);

@@ -10,7 +10,6 @@
 //!
 //! We are a guest in somebody else's process: no threads, no signal handlers, no output, nothing
 //! taken from its memory (`dlmalloc` has its own), its `errno`, masks and descriptors as found.
-#![allow(clippy::missing_safety_doc)] // exported functions are safe as their manual pages say
 
 mod abi;
 mod boundary;

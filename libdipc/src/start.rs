@@ -4,9 +4,9 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::panic::set_hook;
 
-use crate::{kernel, policy, session, slots, sys, thread};
+use crate::{boundary, kernel, policy, session, slots, sys, thread};
 
 /// The constructor. Other libraries' constructors may have called us before.
 pub extern "C" fn construct() {
@@ -33,7 +33,10 @@ extern "C" fn thread_ends(_: *mut c_void) {
 fn undisturbed(ours: impl FnOnce()) {
     let errno = sys::errno();
     let mask = sys::block_signals();
-    let _ = catch_unwind(AssertUnwindSafe(ours));
+    let _ = boundary::fence(|| {
+        ours();
+        Ok(())
+    });
     sys::restore_signals(mask);
     sys::set_errno(errno);
 }

@@ -1,4 +1,5 @@
-//! The functions that change who a thread is: passed on, and noted.
+//! The functions that change who a thread is: passed on, and noted, so that a wire opened before is
+//! compared with its thread before it is used again.
 
 use std::ffi::c_int;
 
