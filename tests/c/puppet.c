@@ -7,7 +7,8 @@
  *   queue ID, set ID      the same, by id
  *   send TYPE TEXT, receive TYPE, and with a "?" behind the word: IPC_NOWAIT
  *   count                 messages in the queue
- *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM, zeros NUM (GETZCNT)
+ *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM, zeros NUM (GETZCNT),
+ *                         last NUM (GETPID)
  *   remove                the queue, or the set when the last get was semget's
  *   child LINE            the line in a child, which then ends; 0, or the child's errno
  *   exec                  runs this program anew, which keeps the set; the set
@@ -124,6 +125,8 @@ static long call(const char *word, const char *arguments)
         return semctl(set, number, GETNCNT);
     if (strcmp(word, "zeros") == 0)
         return semctl(set, number, GETZCNT);
+    if (strcmp(word, "last") == 0)
+        return semctl(set, number, GETPID);
     if (strcmp(word, "setval") == 0 && sscanf(arguments, "%d %d", &number, &value) == 2)
         return semctl(set, number, SETVAL, (union semun){ .val = value });
     if (strcmp(word, "child") == 0)

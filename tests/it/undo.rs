@@ -41,7 +41,7 @@ fn until_no_stand_in(home: &Node) {
     wait_until("the stand-ins end", || home.stand_ins().is_empty().then_some(()));
 }
 
-/// Three wait for `operation`; one is killed and one gets a signal. `question` asks for their count.
+/// Three wait for `operation`; one is killed, one gets a signal. `question` asks how many wait.
 fn counted_and_uncounted(operation: &str, question: &str) {
     let cluster = Cluster::start(2);
     let mut owner = maker(cluster.node(1));
@@ -212,4 +212,46 @@ fn a_process_with_locks_at_two_homes_gives_both_back() {
     }
     first.must("remove");
     third.must("remove");
+}
+
+#[test]
+fn the_locks_of_a_node_that_dies_are_given_back_once() {
+    let cluster = Cluster::of(3)
+        .entry("node_timeout", "1")
+        .entry("lease", "0.5")
+        .entry("heartbeat", "0.1")
+        .start();
+    let mut owner = maker(cluster.node(1));
+    owner.must("setval 0 2");
+    let mut dying = [user(cluster.node(2)), user(cluster.node(2))];
+    dying.iter_mut().for_each(|holder| drop(holder.must("op 0 -1 undo")));
+    let mut waiter = user(cluster.node(3));
+    waiter.begin("op 0 -2 undo");
+    until(&mut owner, "waiters 0", 1);
+    cluster.node(2).kill_everything();
+    assert_eq!(waiter.answer(), Ok("0".into()));
+    until_no_process_of(cluster.node(1), 1);
+    // Nor is anything undone when it comes back and says that it knows no such process.
+    cluster.node(2).start();
+    user(cluster.node(2));
+    assert_eq!(owner.must("value 0"), "0");
+    waiter.must("op 0 2 undo");
+    assert_eq!(owner.must("value 0"), "2");
+    owner.must("remove");
+}
+
+#[test]
+fn the_last_pid_is_that_of_the_caller_on_its_own_node() {
+    let cluster = Cluster::start(3);
+    let mut owner = maker(cluster.node(1));
+    let mut callers = [user(cluster.node(2)), user(cluster.node(3)), user(cluster.node(1))];
+    for index in 0..callers.len() {
+        callers[index].must("op 0 1");
+        let pid = callers[index].process().pid().to_string();
+        assert_eq!(owner.must("last 0"), pid);
+        for caller in &mut callers {
+            assert_eq!(caller.must("last 0"), pid);
+        }
+    }
+    owner.must("remove");
 }
