@@ -168,6 +168,11 @@ impl Service<'_> {
         deadline: Deadline,
     ) -> Result<Option<Answer>, SysvError> {
         let daemon = self.daemon;
+        if home::is_the_kernels(want.kind, id) {
+            tracing::warn!(op = "create", %id, "the kernel has given this id itself; trying another");
+            daemon.tell_referee(PeerFrame::Abandon { claim });
+            return Ok(None);
+        }
         let objects_max = daemon.config().user_limits.objects;
         let made = daemon.home.create(want, &own_account(caller), claim, id, objects_max);
         let (kernel, verdict) = made.inspect_err(|_| {

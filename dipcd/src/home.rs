@@ -177,6 +177,22 @@ impl Home {
         }
     }
 
+    /// Strikes off every object that the kernel no longer has, removed by a stand-in or behind our
+    /// back, and says which those were.
+    pub fn sweep(&self) -> io::Result<Vec<ObjectId>> {
+        let records = {
+            let objects = self.objects.lock();
+            if objects.made_by.is_empty() { Vec::new() } else { objects.table.iter()? }
+        };
+        let mut gone = Vec::new();
+        for record in records.iter().filter(|record| kernel_view(record).is_none()) {
+            if self.strike_if_gone(record.id)? {
+                gone.push(record.id);
+            }
+        }
+        Ok(gone)
+    }
+
     /// What the referee must know after a Hello: `Made` for what it has not confirmed.
     pub fn unconfirmed(&self) -> io::Result<Vec<PeerFrame>> {
         let records = self.objects.lock().table.iter()?;
@@ -243,6 +259,15 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// Whether this kernel has an object of its own with the number that is to be a cluster's id:
+/// then a program that never opted in may be using it.
+pub fn is_the_kernels(kind: Kind, id: ObjectId) -> bool {
+    !matches!(
+        ipc::view(kind, KernelId(id.raw())),
+        Err(SysvError::EINVAL | SysvError::EIDRM | SysvError::ENOSYS)
+    )
 }
 
 fn reported(record: &ObjectRecord) -> Reported {

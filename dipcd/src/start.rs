@@ -40,6 +40,8 @@ use crate::{back_end, front_end, link, policy, sockets};
 
 /// Calls that may wait while no dipcd accepts them.
 const BACKLOG: i32 = 4096;
+/// Between two looks for objects that are gone.
+const SWEEP: Duration = Duration::from_secs(2);
 /// Stack of the threads that are started once.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -222,6 +224,7 @@ fn start_threads(
         daemon.links.set_referee(node);
     }
     spawn(daemon, "ticker", tick)?;
+    spawn(daemon, "sweeper", sweep)?;
     spawn(daemon, "front_end", move |daemon| front_end::run(daemon, &port))?;
     daemon.dial_all();
     Ok(())
@@ -252,6 +255,23 @@ fn tick(daemon: &Arc<Daemon>) {
         }
         daemon.dial_all();
         daemon.pause(liveness.heartbeat);
+    }
+}
+
+/// Now and then, tells the referee which objects are gone. Nobody waits for it: a `*get` of such
+/// a key asks home first.
+fn sweep(daemon: &Arc<Daemon>) {
+    while !daemon.is_stopping() {
+        daemon.pause(SWEEP);
+        match daemon.home.sweep() {
+            Ok(gone) => {
+                for id in gone {
+                    tracing::info!(op = "remove", %id, "found gone");
+                    daemon.tell_referee(PeerFrame::Removed { id });
+                }
+            }
+            Err(error) => tracing::error!(op = "sweep", %error),
+        }
     }
 }
 
