@@ -115,6 +115,8 @@ impl Question {
             Waited::Ready => {}
         }
         match receive_answer(&self.socket) {
+            // It is being stopped, or knows no such call.
+            Some((Answer::Refused(SysvError::ENOSYS), _)) => Err(NoAnswer::Absent),
             Some((Answer::Refused(error), _)) => Err(NoAnswer::Refused(error)),
             Some(answered) => Ok(Ok(answered)),
             None => {

@@ -208,8 +208,14 @@ impl Session {
         for _ in 0..WIRES_MAX {
             match self.wire()?.reopen() {
                 Ok(()) if self.ask_again().is_ok() => return Ok(()),
-                Ok(()) | Err(OpenError::Broken) => client::pause(),
-                Err(OpenError::Refused(error)) => return Err(self.lose(error)),
+                Ok(()) | Err(OpenError::Broken | OpenError::Refused(SysvError::EAGAIN)) => {
+                    client::pause();
+                }
+                Err(OpenError::Refused(SysvError::EIDRM)) => {
+                    return Err(self.lose(SysvError::EIDRM));
+                }
+                // Whatever the reason: to the program it would say that nothing was done.
+                Err(OpenError::Refused(_)) => break,
             }
         }
         Err(self.lose(SysvError::EIO))
