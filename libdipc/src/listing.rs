@@ -14,7 +14,7 @@ use dipc_wire::sysv::SysvError;
 
 use crate::boundary::{Entry, attempt, call, fail};
 use crate::route::Known;
-use crate::sys::write_program;
+use crate::sys::{read_program, write_program};
 use crate::{client, kernel, layout, names, queues, route, sets};
 
 /// See msgctl(2).
@@ -39,29 +39,63 @@ pub struct Listing {
     objects: Vec<(ObjectId, Known)>,
 }
 
-/// `MSG_INFO`.
+/// `MSG_INFO`: of what is used it counts queues, messages and bytes.
 pub fn queues(id: c_int, buffer: usize) -> c_int {
-    highest(Kind::Queue, kernel::msgctl(id, MSG_INFO, buffer))
+    const MSGPOOL: usize = 0;
+    const MSGMAP: usize = 1;
+    const MSGTQL: usize = 6;
+    highest(Kind::Queue, kernel::msgctl(id, MSG_INFO, buffer), buffer, |entry, remote| {
+        let stat = queues::stat(entry, remote, StatCheck::AnyMode)?;
+        Ok([(MSGPOOL, 1), (MSGMAP, stat.qnum), (MSGTQL, stat.cbytes)])
+    })
 }
 
-/// `SEM_INFO`.
+/// `SEM_INFO`: of what is used it counts sets and semaphores.
 pub fn sets(id: c_int, number: c_int, buffer: usize) -> c_int {
-    highest(Kind::Set, kernel::semctl(id, number, SEM_INFO, buffer))
+    const SEMUSZ: usize = 7;
+    const SEMAEM: usize = 9;
+    highest(Kind::Set, kernel::semctl(id, number, SEM_INFO, buffer), buffer, |entry, remote| {
+        let stat = sets::stat(entry, remote, StatCheck::AnyMode)?;
+        Ok([(SEMUSZ, 1), (SEMAEM, stat.nsems)])
+    })
 }
 
-/// The highest index, given the kernel's.
-fn highest(kind: Kind, kernels: c_int) -> c_int {
+/// The highest index, given the kernel's. What objects elsewhere use is added to the program's
+/// structure of ints, which the kernel has filled in: `used` tells the fields and how much.
+fn highest<const FIELDS: usize>(
+    kind: Kind,
+    kernels: c_int,
+    buffer: usize,
+    used: impl Fn(&Entry, queues::Remote) -> Result<[(usize, u64); FIELDS], SysvError>,
+) -> c_int {
     if kernels < 0 || !names::has_opted_in() {
         return kernels;
     }
     let refreshed = attempt(|entry| {
         refresh(entry, kind)?;
-        with_objects(entry, kind, <[_]>::len)
+        let objects = with_objects(entry, kind, <[_]>::to_vec)?;
+        for (id, known) in &objects {
+            let Known::There(home) = known else { continue };
+            match used(entry, (*id, *home)) {
+                Ok(used) => used.iter().try_for_each(|more| add(buffer, *more))?,
+                Err(SysvError::EINVAL | SysvError::EIDRM) => {} // gone meanwhile
+                Err(_) => break,
+            }
+        }
+        Ok(objects.len())
     });
     match refreshed {
         Ok(count) if count > 0 => INDEX_FIRST + count as c_int - 1,
         _ => kernels,
     }
+}
+
+/// Adds to one of the ints at `buffer`.
+fn add(buffer: usize, (field, more): (usize, u64)) -> Result<(), SysvError> {
+    let (address, mut bytes) = (buffer + field * size_of::<c_int>(), [0; size_of::<c_int>()]);
+    read_program(address, &mut bytes)?;
+    let sum = c_int::from_ne_bytes(bytes).wrapping_add(more as c_int);
+    Ok(write_program(address, &sum.to_ne_bytes())?)
 }
 
 /// Looks at the last listing of this thread, or at a new one.

@@ -593,6 +593,7 @@ static void info_use(void)
     struct msginfo before, with, after;
     int first = msgctl(0, MSG_INFO, (struct msqid_ds *)&before);
     int id = make_queue(row_key(0), 0600);
+    TRY_ID("get", msgget(row_key(0), get_flag()));
     put("a", id, 1, "12345", 0);
     put("b", id, 1, "123", 0);
     int second = msgctl(0, MSG_INFO, (struct msqid_ds *)&with);

@@ -502,6 +502,7 @@ static void info_use(void)
     struct seminfo before, with, after;
     semctl(0, 0, SEM_INFO, (union semun){ .info = &before });
     int id = make_set(row_key(0), 3, 0600);
+    TRY_ID("get", semget(row_key(0), 0, get_flag()));
     semctl(0, 0, SEM_INFO, (union semun){ .info = &with });
     remove_set(id);
     semctl(0, 0, SEM_INFO, (union semun){ .info = &after });
