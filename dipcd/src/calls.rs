@@ -169,7 +169,7 @@ impl Service<'_> {
     ) -> Result<Option<Answer>, SysvError> {
         let daemon = self.daemon;
         if home::is_the_kernels(want.kind, id) {
-            tracing::warn!(op = "create", %id, "the kernel has given this id itself; trying another");
+            tracing::warn!(op = "create", %id, "the kernel gave this id itself; another is tried");
             daemon.tell_referee(PeerFrame::Abandon { claim });
             return Ok(None);
         }
