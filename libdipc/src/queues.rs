@@ -11,7 +11,7 @@ use dipc_wire::limits::MESSAGE_BYTES_MAX;
 use dipc_wire::op::{Op, Outcome, StatCheck};
 use dipc_wire::sysv::{IPC_NOWAIT, QueueStat, SysvError};
 
-use crate::boundary::{self, CReturn, Entry, Point, Step, attempt, call, fail};
+use crate::boundary::{self, Entry, Point, Step, attempt, call, fail};
 use crate::route::{self, Route};
 use crate::session::{Patience, Session};
 use crate::sys::{
@@ -46,7 +46,7 @@ pub fn send(remote: Remote, message: usize, bytes: usize, flags: c_int) -> c_int
         },
         |entry, waited| Session::resume(entry, waited, done),
     );
-    settled(remote, result)
+    result.unwrap_or_else(fail)
 }
 
 fn ask_to_send(
@@ -105,7 +105,7 @@ pub fn receive(remote: Remote, message: usize, bytes: usize, mtype: c_long, flag
         },
         |entry, waited| Session::resume(entry, waited, read),
     );
-    settled(remote, result)
+    result.unwrap_or_else(fail)
 }
 
 /// With `IPC_NOWAIT` home answers at once.
@@ -135,14 +135,6 @@ pub fn done(outcome: Outcome, raw: &[u8]) -> Result<c_int, SysvError> {
     value(outcome, raw).map(|_| 0)
 }
 
-/// The program's result. A queue that is gone is forgotten.
-fn settled<T: CReturn>((id, _): Remote, result: Result<T, SysvError>) -> T {
-    if matches!(result, Err(SysvError::EIDRM)) {
-        route::forget(Kind::Queue, id);
-    }
-    result.unwrap_or_else(fail)
-}
-
 /// msgctl(2).
 pub fn control(id: c_int, command: c_int, buffer: usize) -> c_int {
     match command {
@@ -159,7 +151,7 @@ pub fn control(id: c_int, command: c_int, buffer: usize) -> c_int {
         (Route::Kernel(id), _) => kernel::msgctl(id, command, buffer),
         (Route::Remote(id, home), _) => {
             let remote = (id, home);
-            settled(remote, attempt(|entry| control_there(entry, remote, command, buffer)))
+            call(|entry| control_there(entry, remote, command, buffer))
         }
         (Route::Refused(error), _) => fail(error),
     }

@@ -39,7 +39,7 @@ pub fn operate(remote: Remote, ops: usize, count: usize, timeout: usize) -> c_in
         |entry| begin(entry, remote, ops, count, timeout),
         |entry, waited| Session::resume(entry, waited, done),
     );
-    settled(remote, result)
+    result.unwrap_or_else(fail)
 }
 
 fn begin(
@@ -100,14 +100,6 @@ fn read_ops(address: usize, count: usize) -> Result<Vec<SemBuf>, SysvError> {
     Ok(bytes.chunks_exact(SEMBUF_BYTES).map(fields).collect())
 }
 
-/// The program's result. A set that is gone is forgotten.
-fn settled((id, _): Remote, result: Result<c_int, SysvError>) -> c_int {
-    if matches!(result, Err(SysvError::EIDRM)) {
-        route::forget(Kind::Set, id);
-    }
-    result.unwrap_or_else(fail)
-}
-
 /// semctl(2). `argument` is whatever the register held for a command that takes none.
 pub fn control(id: c_int, number: c_int, command: c_int, argument: usize) -> c_int {
     match command {
@@ -124,8 +116,7 @@ pub fn control(id: c_int, number: c_int, command: c_int, argument: usize) -> c_i
         (Route::Kernel(id), _) => kernel::semctl(id, number, command, argument),
         (Route::Remote(id, home), _) => {
             let remote = (id, home);
-            let result = attempt(|entry| control_there(entry, remote, number, command, argument));
-            settled(remote, result)
+            call(|entry| control_there(entry, remote, number, command, argument))
         }
         (Route::Refused(error), _) => fail(error),
     }
