@@ -10,7 +10,7 @@ use dipc_wire::limits::SEM_OPS_MAX;
 use dipc_wire::op::{Op, Outcome, SemGet, StatCheck, Wait};
 use dipc_wire::sysv::{SemBuf, SetStat, SysvError};
 
-use crate::boundary::{self, Entry, Point, Step, attempt, call, fail};
+use crate::boundary::{self, Entry, Point, Step, call, fail};
 use crate::queues::{Remote, describe, done, removed, value};
 use crate::route::{self, Route};
 use crate::session::{Patience, Session};
