@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Set for the child that goes to the background.
@@ -22,6 +23,7 @@ pub fn is_child() -> bool {
 pub fn start_child() -> io::Result<()> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let mut child = Command::new("/proc/self/exe")
+        .arg0("dipcd")
         .args(std::env::args_os().skip(1))
         .env(CHILD, "1")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
