@@ -75,7 +75,6 @@ impl Service<'_> {
             Call::Removed { id } => Ok(plain(self.removed(*id))),
             Call::Describe { id, pids } => self.describe(*id, *pids, deadline).map(plain),
             Call::List { kind, after } => self.list(*kind, *after, deadline).map(plain),
-            Call::EndSession { .. } => Ok(plain(Answer::Done)),
         }
     }
 

@@ -232,7 +232,7 @@ impl Session {
     fn lose(&mut self, error: SysvError) -> SysvError {
         if let Some(wire) = self.wire.take() {
             log::line(format_args!("op=wire home={} errno={error:?}", wire.home));
-            close(wire);
+            slots::give_back(wire.slot);
         }
         error
     }
@@ -299,15 +299,10 @@ fn take_idle(thread: &Thread, home: NodeId) -> Option<Wire> {
 fn end(mut wire: Wire) {
     let done = slots::done(wire.slot);
     match wire.send(&Request::End { done }) {
-        Ok(()) => slots::give_back(wire.slot),
-        Err(Broken) => close(wire),
+        // Over a broken wire home cannot be told; what it still keeps goes back when another
+        // thread takes the slot, which is the next one given out, or when the process ends.
+        Ok(()) | Err(Broken) => slots::give_back(wire.slot),
     }
-}
-
-/// Ends a session whose wire is broken.
-fn close(wire: Wire) {
-    client::tell(Call::EndSession { slot: wire.slot });
-    slots::give_back(wire.slot);
 }
 
 /// Ends the sessions of a thread that has ended, also of calls that it was in when it ended.

@@ -79,12 +79,6 @@ pub enum Call {
         /// The last id of the previous page.
         after: Option<ObjectId>,
     },
-    /// Ends an image's sessions without the process ending: its thread is gone and its wire was
-    /// already broken. Answered by `Done`.
-    EndSession {
-        /// Which.
-        slot: Slot,
-    },
 }
 
 /// dipcd to libdipc.

@@ -151,7 +151,6 @@ pub fn calls() -> Vec<Call> {
         Call::Removed { id: id() },
         Call::Describe { id: id(), pids: [12, 0] },
         Call::List { kind: Kind::Segment, after: Some(id()) },
-        Call::EndSession { slot: Slot(7) },
     ]
 }
 
