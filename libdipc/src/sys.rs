@@ -235,12 +235,13 @@ pub fn read_program_pair(
     copy(libc::SYS_process_vm_readv, &ours, address, plain)
 }
 
-/// Whether a few bytes of the program can certainly be read: the kernel reads a signal mask before
-/// it refuses what is to be done with it, for a tenth of what it takes to copy them. Masks lie at
-/// multiples of their size here, so none reaches into another page than the bytes do.
+/// Whether up to a page of bytes can certainly be read, which lies in one page or two: the kernel
+/// reads a signal mask before it refuses what is to be done with it, for a tenth of what it takes
+/// to copy the bytes. Masks lie at multiples of their size here, so none reaches into another page
+/// than the bytes do.
 fn is_readable(address: usize, bytes: usize) -> bool {
     const MASK_BYTES: usize = 8;
-    const BYTES_MAX: usize = 64;
+    const BYTES_MAX: usize = 4096;
     let Some(last) = bytes.checked_sub(1).and_then(|last| address.checked_add(last)) else {
         return false;
     };
