@@ -19,7 +19,7 @@ use dipc_wire::client::WireTerms;
 use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
 use dipc_wire::keeper::{Account, Cause, Held, StandIn};
-use dipc_wire::peer::{Claimed, PeerFrame};
+use dipc_wire::peer::{Claimed, Member, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
 use crate::allow::AllowList;
@@ -288,16 +288,18 @@ impl Daemon {
         frame: PeerFrame,
         work: &Sender<PeerFrame>,
     ) {
+        if is_of_referee(&frame) && !self.is_referee(from) {
+            tracing::warn!(op = "frame", peer = %from, "only a referee says this; closing");
+            self.links.close(from);
+            return;
+        }
         match frame {
             PeerFrame::Heartbeat { sent_ms } => {
                 self.links.post(from, PeerFrame::HeartbeatEcho { sent_ms });
             }
             PeerFrame::HeartbeatEcho { .. } => {}
             PeerFrame::Admitted { node, epoch } => self.admitted(from, node, epoch),
-            PeerFrame::Members(members) => {
-                self.links.set_members(&members);
-                self.dial_all();
-            }
+            PeerFrame::Members(members) => self.members(&members),
             PeerFrame::Confirmed { id } => self.home.verdict(id, Verdict::Confirmed),
             PeerFrame::Denied { id } => self.home.verdict(id, Verdict::Denied),
             PeerFrame::Claimed { req, .. }
@@ -338,6 +340,23 @@ impl Daemon {
         }
     }
 
+    /// Whether a node is the referee, whose orders alone are obeyed.
+    fn is_referee(&self, node: NodeId) -> bool {
+        match &self.names {
+            Some(_) => node == self.links.me(),
+            None => self.links.referee() == Some(node),
+        }
+    }
+
+    /// The referee has said who there is.
+    fn members(self: &Arc<Self>, members: &[Member]) {
+        self.links.set_members(members);
+        if self.names.is_none() {
+            self.links.close_strangers();
+        }
+        self.dial_all();
+    }
+
     /// An answer that came too late. A leave to create that nobody will use is given back, or the
     /// key would stay claimed for `referee_timeout`.
     fn not_waited_for(&self, from: NodeId, answer: PeerFrame) {
@@ -376,5 +395,33 @@ impl Daemon {
         self.links.set_me(node);
         self.links.set_referee(from);
         tracing::info!(op = "admitted", %node, referee = %from, epoch = epoch.0);
+    }
+}
+
+/// Whether only a referee says this, unasked.
+fn is_of_referee(frame: &PeerFrame) -> bool {
+    matches!(
+        frame,
+        PeerFrame::Admitted { .. }
+            | PeerFrame::Members(_)
+            | PeerFrame::ReportPlease
+            | PeerFrame::Void
+            | PeerFrame::Confirmed { .. }
+            | PeerFrame::Denied { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dipc_wire::ids::ObjectId;
+
+    #[test]
+    fn orders_are_the_referees_and_answers_are_anybodys() {
+        assert!(is_of_referee(&PeerFrame::Void));
+        assert!(is_of_referee(&PeerFrame::Members(Vec::new())));
+        assert!(is_of_referee(&PeerFrame::Denied { id: ObjectId::from_number(1) }));
+        assert!(!is_of_referee(&PeerFrame::Heartbeat { sent_ms: 1 }));
+        assert!(!is_of_referee(&PeerFrame::Voided));
     }
 }

@@ -119,11 +119,16 @@ fn greet(daemon: &Arc<Daemon>, mut channel: Channel, address: SocketAddr) -> io:
         let why = format!("refused: it calls itself node {} at {}", theirs.node, theirs.address);
         return Err(io::Error::other(why));
     }
+    let is_referee = address == daemon.config().referee;
+    if theirs.node == ours.node || !is_referee && !is_member(daemon, &theirs) {
+        return Err(not_a_member(&theirs));
+    }
     let running = Running::start(daemon, channel, &theirs)?;
-    if address == daemon.config().referee {
+    // The link first: nobody else's may count as the referee's.
+    daemon.links.insert(theirs.node, running.link.clone());
+    if is_referee {
         daemon.links.set_referee(theirs.node);
     }
-    daemon.links.insert(theirs.node, running.link.clone());
     running.run(daemon, theirs.node);
     Ok(())
 }
@@ -159,6 +164,9 @@ pub fn accept(
             admission(&number).inspect_err(|_| daemon.unlinked(running.link.number))?
         }
         None if theirs.node.is_admitted() => {
+            if !is_member(daemon, &theirs) {
+                return Err(not_a_member(&theirs));
+            }
             daemon.links.insert(theirs.node, running.link.clone());
             theirs.node
         }
@@ -169,6 +177,17 @@ pub fn accept(
     };
     running.run(daemon, node);
     Ok(())
+}
+
+/// Whether the referee knows the peer by this number and address. Its word may still be on its way.
+fn is_member(daemon: &Daemon, theirs: &Hello) -> bool {
+    let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
+    daemon.links.await_member(theirs.node, theirs.address, deadline)
+}
+
+fn not_a_member(theirs: &Hello) -> io::Error {
+    let Hello { node, address, .. } = theirs;
+    io::Error::other(format!("refused: it is not node {node} at {address}, as it says"))
 }
 
 fn admission(number: &Receiver<Result<NodeId, String>>) -> io::Result<NodeId> {

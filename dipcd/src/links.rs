@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dipc_core::referee::LinkNo;
@@ -33,6 +33,7 @@ pub struct Link {
     pub incarnation: Incarnation,
     outbox: Sender<PeerFrame>,
     socket: TcpStream,
+    closed: AtomicBool,
 }
 
 impl Link {
@@ -44,7 +45,8 @@ impl Link {
         outbox: Sender<PeerFrame>,
         socket: TcpStream,
     ) -> Link {
-        Link { number, address, incarnation, outbox, socket }
+        let closed = AtomicBool::new(false);
+        Link { number, address, incarnation, outbox, socket, closed }
     }
 
     /// Sends a frame; a peer that takes none loses the link.
@@ -54,8 +56,10 @@ impl Link {
         }
     }
 
-    /// Ends it: its reader and writer notice.
+    /// Ends it: its reader and writer notice. What it has brought and nobody has read is not
+    /// believed any more.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         // An error says that it is closed already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -82,6 +86,20 @@ struct Peer {
 struct Table {
     links: HashMap<NodeId, Arc<Link>>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Whether the referee has said who there is.
+    listed: bool,
+}
+
+impl Table {
+    /// Whether a node may have this number and address, as far as is known; `None`: the number is
+    /// of nobody, or not yet.
+    fn is_of(&self, node: NodeId, address: SocketAddr) -> Option<bool> {
+        match self.peers.get(&node) {
+            Some(peer) => Some(peer.address == address),
+            // Without a referee those who knew each other link again.
+            None => (!self.listed).then_some(true),
+        }
+    }
 }
 
 /// The links of this node.
@@ -157,9 +175,25 @@ impl Links {
         ours
     }
 
-    /// Whether this link is still the node's: a frame of a replaced one is discarded.
+    /// Whether this link is still the node's: a frame of a replaced or closed one is discarded.
     pub fn is_current(&self, node: NodeId, link: &Arc<Link>) -> bool {
-        self.table.lock().links.get(&node).is_some_and(|current| Arc::ptr_eq(current, link))
+        let closed = link.closed.load(Ordering::Acquire);
+        let table = self.table.lock();
+        !closed && table.links.get(&node).is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
+    /// Whether a peer may call itself this node at this address: as the referee says, whose word
+    /// about a new node may still be on its way.
+    pub fn await_member(&self, node: NodeId, address: SocketAddr, deadline: Deadline) -> bool {
+        let mut table = self.table.lock();
+        loop {
+            match table.is_of(node, address) {
+                _ if !node.is_admitted() || node == self.me() => return false,
+                Some(is_of) => return is_of,
+                None if deadline.is_over() => return false,
+                None => self.changed.wait_for(&mut table, deadline.left()),
+            };
+        }
     }
 
     /// Sends a frame to a node, perhaps ourselves.
@@ -277,6 +311,7 @@ impl Links {
     /// The referee has said who there is.
     pub fn set_members(&self, members: &[Member]) {
         let mut table = self.table.lock();
+        table.listed = true;
         table.peers.retain(|node, _| members.iter().any(|member| member.node == *node));
         for member in members {
             let fresh = Peer { address: member.address, heard_ms: now_ms(), lost: false };
@@ -346,9 +381,72 @@ impl Links {
         }
     }
 
+    /// Closes the links of those who turn out to be no members, or to be others than they said.
+    pub fn close_strangers(&self) {
+        let table = self.table.lock();
+        for (node, link) in &table.links {
+            if *node == self.me() || table.is_of(*node, link.address) != Some(true) {
+                tracing::warn!(op = "members", peer = %node, address = %link.address,
+                    "not a member; its link is closed");
+                link.close();
+            }
+        }
+    }
+
     /// Closes every link, for the end.
     pub fn close_all(&self) {
         let links: Vec<_> = self.table.lock().links.drain().collect();
         links.iter().for_each(|(_, link)| link.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dipc_wire::peer::Standing;
+
+    fn links() -> Links {
+        Links::new(crossbeam_channel::unbounded().0)
+    }
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, last], 7))
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
+    fn member(number: u8) -> Member {
+        Member { node: node(number), address: at(number), standing: Standing::Member }
+    }
+
+    #[test]
+    fn a_peer_is_the_member_it_says_it_is_or_nobody() {
+        let (links, now) = (links(), Deadline::after(Some(Duration::ZERO)));
+        links.set_me(node(1));
+        assert!(links.await_member(node(2), at(2), now), "nobody has said who there is");
+        assert!(!links.await_member(node(1), at(2), now), "the number is ours");
+        links.set_members(&[member(1), member(2)]);
+        assert!(links.await_member(node(2), at(2), now));
+        assert!(!links.await_member(node(2), at(3), now), "another's number");
+        assert!(!links.await_member(node(3), at(3), now), "nobody's number");
+    }
+
+    #[test]
+    fn what_a_closed_link_has_brought_is_not_believed() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (links, (outbox, _frames)) = (links(), crossbeam_channel::bounded(1));
+        let link = Link::new(links.next_number(), at(2), Incarnation(1), outbox, socket);
+        let link = Arc::new(link);
+        links.insert(node(2), link.clone());
+        assert!(links.is_current(node(2), &link));
+        links.set_members(&[member(1), member(2)]);
+        links.close_strangers();
+        assert!(links.is_current(node(2), &link), "it is who it said");
+        links.set_members(&[member(1)]);
+        links.close_strangers();
+        assert!(!links.is_current(node(2), &link));
     }
 }
