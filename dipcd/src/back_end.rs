@@ -85,7 +85,10 @@ impl BackEnd {
     fn add_thread(self: Arc<Self>) -> io::Result<()> {
         self.idle.fetch_add(1, Ordering::AcqRel);
         let thread = thread::Builder::new().name("back_end".into()).stack_size(STACK_BYTES);
-        thread.spawn(move || self.accept()).map(|_| ())
+        let back_end = self.clone();
+        thread.spawn(move || back_end.accept()).map(|_| ()).inspect_err(|_| {
+            self.idle.fetch_sub(1, Ordering::AcqRel);
+        })
     }
 
     /// Serves calls until enough others wait for them.
