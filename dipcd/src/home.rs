@@ -167,13 +167,14 @@ impl Home {
         self.objects.lock().table.find(id)
     }
 
-    /// Strikes an object off if the kernel no longer has it: `true` then.
+    /// Strikes an object off if the kernel no longer has it: `true` then. One that is not in the
+    /// table is nobody's, or was struck off by whoever tells the referee.
     pub fn strike_if_gone(&self, id: ObjectId) -> io::Result<bool> {
         let mut objects = self.objects.lock();
         match objects.table.find(id)? {
             Some(record) if kernel_view(&record).is_some() => Ok(false),
             Some(_) => objects.remove(id).map(|_| true),
-            None => Ok(true),
+            None => Ok(false),
         }
     }
 
@@ -291,4 +292,17 @@ pub fn is_too_great(kind: Kind, size: u64) -> bool {
 fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {
     let in_group = |group| account.gid == group || account.groups.contains(&group);
     may_use(perm, flags, account.uid, in_group, account.rights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_nobody_recorded_is_not_reported_as_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        assert!(!home.strike_if_gone(ObjectId::from_number(7)).unwrap());
+        assert!(home.sweep().unwrap().is_empty());
+    }
 }
