@@ -198,14 +198,17 @@ impl Links {
 
     /// Sends a frame to a node, perhaps ourselves.
     pub fn post(&self, node: NodeId, frame: PeerFrame) {
+        self.try_post(node, frame);
+    }
+
+    /// The same; `false` if there is no link.
+    fn try_post(&self, node: NodeId, frame: PeerFrame) -> bool {
         if node == self.me() && node.is_admitted() {
             self.post_to_ourselves(frame);
-            return;
+            return true;
         }
         let link = self.table.lock().links.get(&node).cloned();
-        if let Some(link) = link {
-            link.post(frame);
-        }
+        link.inspect(|link| link.post(frame)).is_some()
     }
 
     /// Says something to ourselves, by the road of all other frames.
@@ -224,7 +227,11 @@ impl Links {
         loop {
             self.await_link(node, deadline)?;
             let (req, answer) = self.questions.open(node);
-            self.post(node, frame(req));
+            if !self.try_post(node, frame(req)) {
+                // The link went before the question was open, so nobody will say that it broke.
+                self.questions.give_up(req);
+                continue;
+            }
             let came = self.await_answer(node, &answer, deadline);
             if let Ok(Some(Came::Answer(frame))) = came {
                 return Ok(frame);
