@@ -12,7 +12,7 @@ use dipc_wire::client::{Answer, Call, ClientCall, Place, WireTerms};
 use dipc_wire::ids::{
     ClaimNo, ClientId, Image, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot, TicketId,
 };
-use dipc_wire::limits::GROUPS_MAX;
+use dipc_wire::limits::{GROUPS_MAX, SESSIONS_MAX};
 use dipc_wire::peer::{Asked, Caller, Claimed, Intent, Located, PeerFrame, Reported};
 use dipc_wire::preamble::{Preamble, Purpose};
 use dipc_wire::sysv::{IPC_CREAT, SysvError};
@@ -187,7 +187,7 @@ impl Service<'_> {
             }
             Ok(Verdict::Denied) => Ok(None),
             Err(_) => {
-                daemon.home.destroy(id).map_err(io_error)?;
+                daemon.home.give_up(id).map_err(io_error)?;
                 daemon.tell_referee(PeerFrame::Abandon { claim });
                 daemon.tell_referee(PeerFrame::Removed { id });
                 Err(SysvError::ETIMEDOUT)
@@ -246,6 +246,14 @@ impl Service<'_> {
         let caller = self.vouch()?;
         let client = caller.client;
         let image = daemon.clients.image(client).ok_or(SysvError::EINVAL)?;
+        if slot.0 >= SESSIONS_MAX {
+            return Err(SysvError::EINVAL);
+        }
+        // A home that nobody knows would never bury this client.
+        daemon.links.await_link(home, deadline).map_err(|unanswered| match unanswered {
+            Unanswered::Lost => SysvError::EIDRM,
+            Unanswered::TimedOut => SysvError::ETIMEDOUT,
+        })?;
         let (ticket, secret) = draw()?;
         daemon.clients.meets(client, home);
         let session = SessionId { client, image, slot };
