@@ -176,6 +176,24 @@ impl Clients {
         kept
     }
 
+    /// The referee has said who there is: nobody else has anything to bury. A restarted dipcd
+    /// begins with all that might be.
+    pub fn only_members(&self, members: &BTreeSet<NodeId>) -> Kept {
+        let mut table = self.table.lock();
+        let mut kept = Kept::default();
+        for living in table.living.values_mut() {
+            living.homes.retain(|home| members.contains(home));
+        }
+        let unburied = table.ending.iter().flat_map(|(&(client, image), ending)| {
+            let strangers = ending.unburied.difference(members);
+            strangers.map(move |home| (*home, client, image))
+        });
+        for (home, client, image) in unburied.collect::<Vec<_>>() {
+            table.buried(home, client, image, &mut kept);
+        }
+        kept
+    }
+
     /// A client's pidfd says that the process has ended.
     pub fn process_ended(&self, client: ClientId) -> (Kept, Posts) {
         let mut table = self.table.lock();
@@ -422,6 +440,21 @@ mod tests {
         assert_eq!(*to, home);
         assert!(matches!(frame, PeerFrame::Ended { image: Some(image), .. } if *image == first));
         assert_eq!(clients.image(client(7)), Some(second));
+    }
+
+    #[test]
+    fn nobody_but_a_member_is_waited_for_after_a_restart() {
+        let (clients, home) = (Clients::default(), NodeId::new(2).unwrap());
+        let everyone = (1..=64).filter_map(NodeId::new).collect();
+        let page = |pid, image| (Held::Done(client(pid), image), Arc::new(done_page().unwrap()));
+        clients.recover(&[page(7, ENDED), page(8, Image(0))], &everyone);
+        let kept = clients.only_members(&BTreeSet::from([home]));
+        assert!(kept.release.is_empty(), "the member has not buried it");
+        let (_, posts) = clients.process_ended(client(8));
+        assert_eq!(posts.len(), 1, "the member alone hears of it");
+        clients.buried(home, client(7), None);
+        clients.buried(home, client(8), None);
+        assert!(!clients.has_unburied());
     }
 
     #[test]

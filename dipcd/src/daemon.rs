@@ -351,6 +351,10 @@ impl Daemon {
     /// The referee has said who there is.
     fn members(self: &Arc<Self>, members: &[Member]) {
         self.links.set_members(members);
+        // On the referee's node a new member may be linked before this comes.
+        let nodes = members.iter().map(|member| member.node);
+        let nodes = nodes.chain(self.links.linked()).collect();
+        self.keep(self.clients.only_members(&nodes));
         if self.names.is_none() {
             self.links.close_strangers();
         }

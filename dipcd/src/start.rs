@@ -223,11 +223,20 @@ fn start_threads(
         let node = number.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
         daemon.links.set_referee(node);
     }
+    report_to_ourselves(daemon);
     spawn(daemon, "ticker", tick)?;
     spawn(daemon, "sweeper", sweep)?;
     spawn(daemon, "front_end", move |daemon| front_end::run(daemon, &port))?;
     daemon.dial_all();
     Ok(())
+}
+
+/// No link to ourselves comes up, so what an earlier dipcd had not buried here is said now. Who
+/// lives is not: by the time it is heard, others may.
+fn report_to_ourselves(daemon: &Daemon) {
+    let census = daemon.clients.census(daemon.links.me());
+    let ends = census.into_iter().filter(|frame| matches!(frame, PeerFrame::Ended { .. }));
+    ends.for_each(|frame| daemon.links.post(daemon.links.me(), frame));
 }
 
 fn spawn(
