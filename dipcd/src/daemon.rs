@@ -4,7 +4,7 @@
 //! frames are posted (posting does not wait).
 #![forbid(unsafe_code)]
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +19,7 @@ use dipc_wire::client::WireTerms;
 use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
 use dipc_wire::keeper::{Account, Cause, Held, StandIn};
+use dipc_wire::limits::NODES_MAX;
 use dipc_wire::peer::{Claimed, Member, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
@@ -69,6 +70,8 @@ pub struct Daemon {
     pub(crate) dialled: Mutex<HashSet<SocketAddr>>,
     pub(crate) stopping: Mutex<bool>,
     pub(crate) woken: Condvar,
+    /// By node: one link of it is served at a time.
+    pub(crate) serving: [Mutex<()>; NODES_MAX as usize + 1],
     /// One stand-in is started at a time, so that two wires of one process share it.
     pub(crate) starting: Mutex<()>,
 }
@@ -320,8 +323,11 @@ impl Daemon {
             | PeerFrame::Ticket { .. }
             | PeerFrame::Ended { .. }
             | PeerFrame::Census { .. } => {
-                // The worker lives as long as the reader that calls us.
-                let _ = work.send(frame);
+                // A worker that has ended has no link any more.
+                if let Err(TrySendError::Full(_)) = work.try_send(frame) {
+                    tracing::warn!(op = "frame", peer = %from, "it wants too much at once; closing");
+                    self.links.close(from);
+                }
             }
             PeerFrame::Report { .. }
             | PeerFrame::Voided
@@ -370,11 +376,16 @@ impl Daemon {
     }
 
     /// The slower frames of one link, in order. Its node is asked for each time: our own number
-    /// comes by our own link.
-    pub fn work(self: &Arc<Self>, from: impl Fn() -> NodeId, jobs: &Receiver<PeerFrame>) {
+    /// comes by our own link, and a link that was replaced is nobody's. What it still has would
+    /// come after the new one's census, so nothing of it is begun once the new one is served.
+    pub fn work(self: &Arc<Self>, from: impl Fn() -> Option<NodeId>, jobs: &Receiver<PeerFrame>) {
         let mut living = HashSet::new();
         for frame in jobs {
-            home_work::serve(self, from(), frame, &mut living);
+            let Some(node) = from() else { return };
+            let _in_turn = self.serving[usize::from(node.number())].lock();
+            if from() == Some(node) {
+                home_work::serve(self, node, frame, &mut living);
+            }
         }
     }
 

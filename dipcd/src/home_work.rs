@@ -40,7 +40,9 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
             }
         }
         PeerFrame::Census { clients, piece } => {
-            living.extend(clients);
+            // However many it names, it takes no more memory than what we have of them.
+            let known = daemon.stand_ins.known_of(from);
+            living.extend(clients.into_iter().filter(|client| known.contains(client)));
             if piece == Piece::Last {
                 let living = std::mem::take(living);
                 let ended = daemon.stand_ins.keep_only(from, &living, daemon.loss_cause());

@@ -10,7 +10,7 @@
 //! whoever dials tries again.
 #![forbid(unsafe_code)]
 
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -239,14 +239,19 @@ impl Running {
     fn run(mut self, daemon: &Arc<Daemon>, node: NodeId) {
         tracing::info!(op = "linked", peer = %node, address = %self.link.address,
             incarnation = self.link.incarnation.0);
-        let (work, jobs) = unbounded();
+        // As many as may have waited at the other end.
+        let (work, jobs) = bounded(OUTBOX_FRAMES);
         let worker = {
-            let daemon = daemon.clone();
-            let work = move || daemon.work(|| node, &jobs);
+            let (daemon, link) = (daemon.clone(), self.link.clone());
+            let from = move |daemon: &Daemon| daemon.links.is_current(node, &link).then_some(node);
+            let work = move || daemon.work(|| from(&daemon), &jobs);
             thread::Builder::new().name("link-worker".into()).stack_size(STACK_BYTES).spawn(work)
         };
         daemon.linked(node);
-        let ended = self.read(daemon, node, &work);
+        let ended = match &worker {
+            Ok(_) => self.read(daemon, node, &work),
+            Err(error) => error.to_string(),
+        };
         self.link.close();
         drop((self.stop_writer, work));
         if daemon.links.remove(node, &self.link) {

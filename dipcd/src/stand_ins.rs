@@ -224,6 +224,14 @@ impl StandIns {
         self.table.lock().running.len()
     }
 
+    /// The clients of a node of which anything is here: only of them it matters that they live.
+    pub fn known_of(&self, node: NodeId) -> HashSet<ClientId> {
+        let mut known = self.clients_of(node);
+        let table = self.table.lock();
+        known.extend(table.fences.keys().filter(|client| client.node == node));
+        known
+    }
+
     fn clients_of(&self, node: NodeId) -> HashSet<ClientId> {
         let table = self.table.lock();
         table.running.keys().map(|s| s.client).filter(|client| client.node == node).collect()

@@ -83,6 +83,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         dialled: Mutex::new(HashSet::new()),
         stopping: Mutex::new(false),
         woken: Condvar::new(),
+        serving: [const { Mutex::new(()) }; _],
         starting: Mutex::new(()),
         lib,
         config: RwLock::new(Arc::new(config)),
@@ -210,7 +211,7 @@ fn start_threads(
     port: TcpListener,
 ) -> io::Result<()> {
     let (work, jobs) = crossbeam_channel::unbounded();
-    spawn(daemon, "own-worker", move |daemon| daemon.work(|| daemon.links.me(), &jobs))?;
+    spawn(daemon, "own-worker", move |daemon| daemon.work(|| Some(daemon.links.me()), &jobs))?;
     spawn(daemon, "own-link", move |daemon| {
         for frame in own_frames {
             daemon.receive(daemon.links.me(), own_link, frame, &work);
