@@ -215,8 +215,10 @@ impl Clients {
         kept
     }
 
-    /// What `home` must hear after a Hello: the ends it has not buried, then who lives.
-    pub fn census(&self, home: NodeId) -> Vec<PeerFrame> {
+    /// What `home` must hear after a Hello: the ends it has not buried, then who lives. `post`
+    /// must not wait: until it has all of it nobody joins, so that nobody's ticket is before a
+    /// census that does not name him.
+    pub fn census(&self, home: NodeId, post: impl FnMut(PeerFrame)) {
         let table = self.table.lock();
         let mut frames = Vec::new();
         let unburied = table.ending.iter().filter(|(_, ending)| ending.unburied.contains(&home));
@@ -228,7 +230,7 @@ impl Clients {
         let clients: Vec<_> = clients.into_iter().collect();
         let pieces = pieces(&clients, ENDS_MAX);
         frames.extend(pieces.map(|(clients, piece)| PeerFrame::Census { clients, piece }));
-        frames
+        frames.into_iter().for_each(post);
     }
 
     /// Everyone who has joined, for the log at the end.
@@ -420,7 +422,9 @@ mod tests {
         let ends = vec![End { slot: Slot(1), done: Seq(5) }];
         let report = PeerFrame::Ended { client: client(7), image: None, ends, piece: Piece::Last };
         assert_eq!(posts, vec![(home, report.clone())]);
-        assert_eq!(clients.census(home)[0], report, "repeated at the next Hello");
+        let mut census = Vec::new();
+        clients.census(home, |frame| census.push(frame));
+        assert_eq!(census[0], report, "repeated at the next Hello");
 
         assert!(clients.has_unburied());
         let kept = clients.buried(home, client(7), None);

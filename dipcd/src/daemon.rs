@@ -1,7 +1,7 @@
 //! One running dipcd: what its roles share, and which role a frame is for.
 //!
-//! Locks are taken one at a time and never held over I/O, except that the referee's is held while
-//! frames are posted (posting does not wait).
+//! Locks are taken one at a time and never held over I/O, except that the referee's, and the
+//! clients' for a census, are held while frames are posted (posting does not wait).
 #![forbid(unsafe_code)]
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -262,9 +262,7 @@ impl Daemon {
 
     /// A link is up: whoever is home there hears what ended meanwhile, and who lives.
     pub fn linked(&self, node: NodeId) {
-        for frame in self.clients.census(node) {
-            self.links.post(node, frame);
-        }
+        self.clients.census(node, |frame| self.links.post(node, frame));
     }
 
     /// A link has ended.

@@ -235,9 +235,11 @@ fn start_threads(
 /// No link to ourselves comes up, so what an earlier dipcd had not buried here is said now. Who
 /// lives is not: by the time it is heard, others may.
 fn report_to_ourselves(daemon: &Daemon) {
-    let census = daemon.clients.census(daemon.links.me());
-    let ends = census.into_iter().filter(|frame| matches!(frame, PeerFrame::Ended { .. }));
-    ends.for_each(|frame| daemon.links.post(daemon.links.me(), frame));
+    daemon.clients.census(daemon.links.me(), |frame| {
+        if matches!(frame, PeerFrame::Ended { .. }) {
+            daemon.links.post_to_ourselves(frame);
+        }
+    });
 }
 
 fn spawn(
