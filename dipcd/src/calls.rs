@@ -12,12 +12,14 @@ use dipc_wire::client::{Answer, Call, ClientCall, Place, WireTerms};
 use dipc_wire::ids::{
     ClaimNo, ClientId, Image, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot, TicketId,
 };
+use dipc_wire::keeper::Held;
 use dipc_wire::limits::{GROUPS_MAX, SESSIONS_MAX};
 use dipc_wire::peer::{Asked, Caller, Claimed, Intent, Located, PeerFrame, Reported};
 use dipc_wire::preamble::{Preamble, Purpose};
 use dipc_wire::sysv::{IPC_CREAT, SysvError};
 
 use crate::accounts::own_account;
+use crate::clients::Kept;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::home::{self, Look, Verdict, Want};
@@ -230,10 +232,15 @@ impl Service<'_> {
     fn join(&self) -> Result<Reply, SysvError> {
         let daemon = self.daemon;
         let client = self.client(daemon.await_admission()?);
-        let (image, done, kept, posts) = daemon.clients.join(client).map_err(io_error)?;
         let pidfd = Arc::new(self.peer.pidfd.try_clone().map_err(io_error)?);
-        daemon.keep(kept);
-        daemon.hold(dipc_wire::keeper::Held::Client(client), &pidfd);
+        let joined = daemon.change_clients(|clients| match clients.join(client) {
+            Ok((image, done, mut kept, posts)) => {
+                kept.hold.push((Held::Client(client), pidfd.clone()));
+                (kept, Ok((image, done, posts)))
+            }
+            Err(error) => (Kept::default(), Err(error)),
+        });
+        let (image, done, posts) = joined.map_err(io_error)?;
         posts.into_iter().for_each(|(node, frame)| daemon.links.post(node, frame));
         daemon.undertaker.watch(Watched::Client(client), pidfd).map_err(io_error)?;
         let done = done.try_clone().map_err(io_error)?;
@@ -339,9 +346,13 @@ impl Service<'_> {
         socket: &OwnedFd,
     ) -> Result<(), SysvError> {
         let daemon = self.daemon;
-        match daemon.clients.add_wire(client, image, slot, home, socket).map_err(io_error)? {
-            Some((name, copy)) => {
-                daemon.hold(name, &copy);
+        let added = daemon.change_clients(|clients| {
+            let added = clients.add_wire(client, image, slot, home, socket);
+            let named = added.as_ref().ok().and_then(Option::clone);
+            (Kept { hold: named.into_iter().collect(), ..Kept::default() }, added)
+        });
+        match added.map_err(io_error)? {
+            Some((_, copy)) => {
                 daemon.undertaker.watch(Watched::Wire(client, slot), copy).map_err(io_error)
             }
             None => {

@@ -1,14 +1,14 @@
 //! One running dipcd: what its roles share, and which role a frame is for.
 //!
-//! Locks are taken one at a time and never held over I/O, except that the referee's, and the
-//! clients' for a census, are held while frames are posted (posting does not wait).
+//! Locks of tables are taken one at a time and never held over I/O, except that the referee's, and
+//! the clients' for a census, are held while frames are posted (posting does not wait). Those that
+//! guard nothing but an order are taken before them: `serving`, then `starting` or `changing`.
 #![forbid(unsafe_code)]
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -70,6 +70,8 @@ pub struct Daemon {
     pub(crate) dialled: Mutex<HashSet<SocketAddr>>,
     pub(crate) stopping: Mutex<bool>,
     pub(crate) woken: Condvar,
+    /// See [`Daemon::change_clients`].
+    pub(crate) changing: Mutex<()>,
     /// By node: one link of it is served at a time.
     pub(crate) serving: [Mutex<()>; NODES_MAX as usize + 1],
     /// One stand-in is started at a time, so that two wires of one process share it.
@@ -173,6 +175,15 @@ impl Daemon {
         self.links.await_admission(deadline).ok_or(SysvError::ETIMEDOUT)
     }
 
+    /// Changes the clients and tells the keeper. One change at a time: a release that overtook the
+    /// hold before it would leave a descriptor that nobody knows of.
+    pub fn change_clients<T>(&self, change: impl FnOnce(&Clients) -> (Kept, T)) -> T {
+        let _in_order = self.changing.lock();
+        let (kept, changed) = change(&self.clients);
+        self.keep(kept);
+        changed
+    }
+
     /// Tells the keeper what has changed.
     pub fn keep(&self, kept: Kept) {
         for (name, fd) in &kept.hold {
@@ -182,11 +193,6 @@ impl Daemon {
             self.undertake_no_more(name);
             self.keep.release(name);
         }
-    }
-
-    /// Gives one descriptor to the keeper.
-    pub fn hold(&self, name: Held, fd: &Arc<OwnedFd>) {
-        self.keep.hold(name, fd);
     }
 
     fn undertake_no_more(&self, name: &Held) {
@@ -274,10 +280,12 @@ impl Daemon {
 
     /// A node is lost to us: our wires to it break, and its clients end here.
     pub fn lost(&self, node: NodeId) {
-        let kept = self.clients.lose_home(node);
-        let (wires, clients) =
-            (kept.release.len(), self.stand_ins.lose_node(node, self.loss_cause()));
-        self.keep(kept);
+        let wires = self.change_clients(|clients| {
+            let kept = clients.lose_home(node);
+            let wires = kept.release.len();
+            (kept, wires)
+        });
+        let clients = self.stand_ins.lose_node(node, self.loss_cause());
         tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
     }
 
@@ -313,7 +321,7 @@ impl Daemon {
                 }
             }
             PeerFrame::Buried { client, image } => {
-                self.keep(self.clients.buried(from, client, image));
+                self.change_clients(|clients| (clients.buried(from, client, image), ()));
             }
             PeerFrame::ReportPlease
             | PeerFrame::Void
@@ -358,7 +366,7 @@ impl Daemon {
         // On the referee's node a new member may be linked before this comes.
         let nodes = members.iter().map(|member| member.node);
         let nodes = nodes.chain(self.links.linked()).collect();
-        self.keep(self.clients.only_members(&nodes));
+        self.change_clients(|clients| (clients.only_members(&nodes), ()));
         if self.names.is_none() {
             self.links.close_strangers();
         }

@@ -83,6 +83,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         dialled: Mutex::new(HashSet::new()),
         stopping: Mutex::new(false),
         woken: Condvar::new(),
+        changing: Mutex::new(()),
         serving: [const { Mutex::new(()) }; _],
         starting: Mutex::new(()),
         lib,
@@ -300,8 +301,7 @@ fn undertake(daemon: &Arc<Daemon>) {
 fn undertake_one(daemon: &Arc<Daemon>, what: &Watched, fd: &Arc<OwnedFd>) -> Watch {
     match what {
         Watched::Client(client) => {
-            let (kept, posts) = daemon.clients.process_ended(*client);
-            daemon.keep(kept);
+            let posts = daemon.change_clients(|clients| clients.process_ended(*client));
             posts.into_iter().for_each(|(node, frame)| daemon.links.post(node, frame));
             Watch::Ends
         }
@@ -317,7 +317,7 @@ fn undertake_one(daemon: &Arc<Daemon>, what: &Watched, fd: &Arc<OwnedFd>) -> Wat
             Watch::Ends
         }
         Watched::Wire(client, slot) => {
-            daemon.keep(daemon.clients.drop_wire(*client, *slot, fd));
+            daemon.change_clients(|clients| (clients.drop_wire(*client, *slot, fd), ()));
             Watch::Ends
         }
     }

@@ -40,8 +40,7 @@ pub fn stop(daemon: &Arc<Daemon>) {
 fn end_clients(daemon: &Arc<Daemon>) {
     for client in daemon.clients.living() {
         tracing::warn!(op = "stop", pid = client.pid, "still shares; it is cut off");
-        let (kept, posts) = daemon.clients.process_ended(client);
-        daemon.keep(kept);
+        let posts = daemon.change_clients(|clients| clients.process_ended(client));
         posts.into_iter().for_each(|(node, frame)| daemon.links.post(node, frame));
     }
     wait_until(|| !daemon.clients.has_unburied());
