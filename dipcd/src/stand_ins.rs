@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
+use rustix::net::Shutdown;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dipc_wire::client::WireTerms;
 use dipc_wire::ids::{ClientId, Image, NodeId, Secret, SessionId, TicketId};
@@ -22,6 +25,9 @@ use crate::sys::packets;
 
 /// Tickets of one node that may be out at once.
 const TICKETS_MAX: usize = 4096;
+
+/// How long a stand-in may leave its packets unread: its account may stop it, and others wait.
+const SEND_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a client may not have a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +85,9 @@ impl StandIns {
 
     /// One was started, or found in the keeper.
     pub fn add(&self, stand_in: StandIn, control: Arc<OwnedFd>) {
+        if let Err(error) = set_socket_timeout(&control, Timeout::Send, Some(SEND_WAIT)) {
+            tracing::warn!(op = "stand_in", %error, "a send to it may wait for ever");
+        }
         self.table.lock().running.insert(stand_in, control);
     }
 
@@ -118,7 +127,8 @@ impl StandIns {
         Some(Admitted { stand_in, wire })
     }
 
-    /// Hands a wire to its stand-in. One that has just died is noticed by its control socket.
+    /// Hands a wire to its stand-in. One that has just died is noticed by its control socket; one
+    /// that takes nothing loses this wire, and its client opens another.
     pub fn deliver(&self, admitted: &Admitted, socket: &impl AsFd) {
         let control = self.table.lock().running.get(&admitted.stand_in).cloned();
         if let Some(control) = control
@@ -159,8 +169,11 @@ impl StandIns {
         drop(table);
         let end = ToStandIn::End { image, ends: ends.to_vec(), cause, piece };
         for (_, control) in &concerned {
-            // One that cannot be told has ended: its control socket says so.
-            let _ = packets::send(control, &end, &[]);
+            if let Err(error) = packets::send(control, &end, &[]) {
+                tracing::debug!(op = "end", ?client, %error);
+                // It has ended, or somebody has stopped it: its control socket is to say so.
+                let _ = rustix::net::shutdown(control, Shutdown::Both);
+            }
         }
         false
     }
@@ -288,6 +301,28 @@ mod tests {
         assert_eq!(issue(&stand_ins, 1, client(2, 7), 6), Err(SysvError::EAGAIN));
         assert!(stand_ins.redeem(TicketId(1)).is_some());
         assert!(stand_ins.redeem(TicketId(1)).is_none());
+    }
+
+    #[test]
+    fn a_stand_in_that_takes_nothing_holds_nobody_up() {
+        let (stand_ins, (near, _far)) = (StandIns::default(), packets::pair().unwrap());
+        let (groups, rights) = (Vec::new(), Rights::default());
+        let account = Account { uid: 1, gid: 1, groups, rights };
+        let stand_in = StandIn { client: client(2, 7), account };
+        let near = Arc::new(near);
+        stand_ins.add(stand_in.clone(), near.clone());
+        let ends = vec![End { slot: Slot(1), done: dipc_wire::ids::Seq(1 << 40) }; 1024];
+        for _ in 0..1000 {
+            stand_ins.end(client(2, 7), None, &ends, Cause::Reported, Piece::More);
+            let flags = rustix::event::PollFlags::IN;
+            let mut watched = [rustix::event::PollFd::new(&*near, flags)];
+            let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            if rustix::event::poll(&mut watched, Some(&at_once)).unwrap() == 1 {
+                assert!(stand_ins.heard(&stand_in, &near).1, "it counts as gone");
+                return;
+            }
+        }
+        panic!("it was given everything");
     }
 
     #[test]
