@@ -11,17 +11,21 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
+use dipc_core::referee::REPORT_OBJECTS_MAX;
 use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
 use dipc_wire::keeper::Account;
 use dipc_wire::peer::{Asked, PeerFrame, Reported};
 use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, SysvError, may_use};
 
 use crate::clients::pieces;
-use crate::objects::{ObjectRecord, ObjectState, ObjectTable};
+use crate::objects::{OBJECTS_MAX, ObjectRecord, ObjectState, ObjectTable};
 use crate::sys::{credentials, ipc};
 
 /// Objects in one piece of a report.
 const REPORT_OBJECTS: usize = 2048;
+
+// A report that the referee finds too long would end the link, again and again.
+const _: () = assert!(OBJECTS_MAX as usize <= REPORT_OBJECTS_MAX);
 
 /// What a `*get` wants.
 #[derive(Clone, Copy, Debug)]

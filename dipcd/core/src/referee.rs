@@ -37,8 +37,8 @@ pub use record::Record;
 
 /// How many questions of one node may be parked; one more ends its link.
 pub const PARKED_MAX: usize = 65_536;
-/// How many objects one node may be home to: three kinds, of each what a kernel allows.
-pub const REPORT_OBJECTS_MAX: usize = 3 * 32_768;
+/// How many objects one node may be home to: what its table holds.
+pub const REPORT_OBJECTS_MAX: usize = 131_072;
 
 /// The bounds of waiting, from dipc.conf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
