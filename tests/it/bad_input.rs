@@ -9,10 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use dipc_tests::{Cluster, Node, Puppet, process::PATIENCE, programs};
-use dipc_wire::codec::ByteOrder;
+use dipc_wire::codec::{ByteOrder, encode_frame};
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Secret};
 use dipc_wire::limits::{FRAME_BYTES_MAX, VERSION};
 use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake};
+use dipc_wire::peer::PeerFrame;
 use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 
 /// Memory that a dipcd may gain from what a stranger sends, in KiB.
@@ -163,12 +164,16 @@ fn resident_kib(node: &Node) -> u64 {
 
 /// A node whose key we know.
 fn node_with_known_key() -> Cluster {
+    cluster_with_known_key(1)
+}
+
+fn cluster_with_known_key(nodes: usize) -> Cluster {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let key = directory.path().join("key");
     fs::write(&key, SECRET).expect("the directory is ours");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
     let key = key.to_str().expect("a plain path");
-    let cluster = Cluster::of(1).entry("cluster_key", key).allow("127.0.0.1").start();
+    let cluster = Cluster::of(nodes).entry("cluster_key", key).allow("127.0.0.1").start();
     drop(directory);
     cluster
 }
@@ -346,6 +351,42 @@ fn an_admitted_peer_that_talks_nonsense_is_cut_off() {
     }
     node.wait_for_log(&FRAME_BYTES_MAX.to_string());
     assert!(resident_kib(node) < before + GAIN_KIB_MAX, "it allocates what a peer announces");
+}
+
+#[test]
+fn a_peer_that_calls_itself_another_node_is_refused() {
+    let cluster = cluster_with_known_key(2);
+    let node = cluster.node(2);
+    serves(node);
+    let honest = Hello { referee: cluster.node(1).address, ..honest_hello(node) };
+    for (what, number) in [("the referee", 1), ("the node itself", 2), ("nobody", 9)] {
+        let (mut stream, mut sealer) = shake_hands(node);
+        let number = NodeId::new(number).expect("a number of a node");
+        let mut sealed = Vec::new();
+        sealer.seal(&Hello { node: number, ..honest }.encode(), &mut sealed);
+        stream.write_all(&sealed).expect("dipcd reads");
+        is_closed(stream, what);
+        node.wait_for_log(&format!("it is not node {number} at 127.0.0.1"));
+        serves(node);
+    }
+}
+
+#[test]
+fn orders_of_a_peer_that_is_not_the_referee_are_not_obeyed() {
+    let cluster = node_with_known_key();
+    let node = cluster.node(1);
+    let mut puppet = Puppet::on(node);
+    let id = puppet.must("msgget 0x70 011600");
+    let (mut stream, mut sealer) = shake_hands(node);
+    let mut sealed = Vec::new();
+    sealer.seal(&honest_hello(node).encode(), &mut sealed);
+    let mut order = Vec::new();
+    encode_frame(ByteOrder::Little, &PeerFrame::Void, &[], &mut order);
+    sealer.seal(&order, &mut sealed);
+    stream.write_all(&sealed).expect("dipcd reads");
+    is_closed(stream, "an order to destroy everything");
+    node.wait_for_log("only a referee says this");
+    assert_eq!(puppet.must("msgget 0x70 010600"), id, "the queue is still there");
 }
 
 #[test]
