@@ -331,7 +331,7 @@ impl Daemon {
             | PeerFrame::Census { .. } => {
                 // A worker that has ended has no link any more.
                 if let Err(TrySendError::Full(_)) = work.try_send(frame) {
-                    tracing::warn!(op = "frame", peer = %from, "it wants too much at once; closing");
+                    tracing::warn!(op = "frame", peer = %from, "too much at once; closing");
                     self.links.close(from);
                 }
             }
