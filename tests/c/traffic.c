@@ -1,7 +1,8 @@
 /*
  * Senders and receivers of numbered messages, to see that each arrives once.
  *
- *   traffic send KEY SENDER COUNT     COUNT messages, of the types 1 to 3 in turn
+ *   traffic send KEY SENDER COUNT PAUSE   COUNT messages, of the types 1 to 3 in turn, and a pause
+ *                                     of PAUSE microseconds before each
  *   traffic receive KEY FILE          until a message of the type 100; records each in FILE
  *   traffic drain KEY FILE            what is in the queue now
  *   traffic stop KEY COUNT            so many messages of the type 100
@@ -38,10 +39,12 @@ static int fail(const char *what)
     return 1;
 }
 
-static int send_all(int queue, int sender, int count)
+static int send_all(int queue, int sender, int count, int pause)
 {
     struct message message = { .text.sender = sender };
     for (int i = 0; i < count; i++) {
+        if (pause > 0)
+            usleep((useconds_t)pause);
         message.type = 1 + i % TYPES;
         message.text.number = i / TYPES;
         if (msgsnd(queue, &message, sizeof message.text, 0) < 0)
@@ -92,8 +95,8 @@ int main(int argc, char **argv)
     int queue = msgget(atoi(argv[2]), IPC_DIPC | 0600);
     if (queue < 0)
         return fail("msgget");
-    if (strcmp(argv[1], "send") == 0 && argc == 5)
-        return send_all(queue, atoi(argv[3]), atoi(argv[4]));
+    if (strcmp(argv[1], "send") == 0 && argc == 6)
+        return send_all(queue, atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
     if (strcmp(argv[1], "receive") == 0)
         return receive_all(queue, argv[3], 0);
     if (strcmp(argv[1], "drain") == 0)

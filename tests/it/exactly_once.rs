@@ -16,6 +16,9 @@ const RECEIVERS: usize = 8;
 const NODES: usize = 3;
 const KEY: &str = "113";
 const TYPES: usize = 3;
+/// A sender's pause before each message, so that restarts fall among the messages: 10,000 of them
+/// take 20 seconds.
+const SLOWLY: Duration = Duration::from_millis(16);
 
 /// One message that was received: sender, type, number.
 type Record = (usize, usize, usize);
@@ -54,11 +57,12 @@ impl Traffic {
         receiver
     }
 
-    fn senders(&self) -> Vec<Running> {
-        let count = self.messages_each.to_string();
+    /// Senders that pause before each message.
+    fn senders(&self, pause: Duration) -> Vec<Running> {
+        let (count, pause) = (self.messages_each.to_string(), pause.as_micros().to_string());
         let sender = |number: usize| {
             let node = self.cluster.node(1 + number % NODES);
-            node.spawn(&self.program, &["send", KEY, &number.to_string(), &count])
+            node.spawn(&self.program, &["send", KEY, &number.to_string(), &count, &pause])
         };
         (0..SENDERS).map(sender).collect()
     }
@@ -124,7 +128,7 @@ fn assert_in_order(received: &[Record]) {
 fn each_message_arrives_once_and_in_order() {
     let mut traffic = Traffic::begin("each_message_arrives_once_and_in_order", 10_000, 1_000);
     let receivers: Vec<Running> = (0..RECEIVERS).map(|_| traffic.receiver()).collect();
-    for sender in traffic.senders() {
+    for sender in traffic.senders(Duration::ZERO) {
         sender.wait().expect_success();
     }
     let all = traffic.end(receivers);
@@ -138,7 +142,7 @@ fn each_message_arrives_once_while_receivers_are_killed() {
     let name = "each_message_arrives_once_while_receivers_are_killed";
     let mut traffic = Traffic::begin(name, 10_000, 1_000);
     let mut receivers: Vec<Running> = (0..RECEIVERS).map(|_| traffic.receiver()).collect();
-    let mut senders = traffic.senders();
+    let mut senders = traffic.senders(Duration::ZERO);
     let (mut kills, end) = (0, Instant::now() + PATIENCE);
     while senders.iter_mut().any(Running::is_running) && Instant::now() < end {
         let victim = (kills * 5 + 3) % RECEIVERS;
@@ -164,7 +168,7 @@ fn each_message_arrives_once_while_every_dipcd_is_restarted() {
     let name = "each_message_arrives_once_while_every_dipcd_is_restarted";
     let mut traffic = Traffic::begin(name, 10_000, 1_000);
     let receivers: Vec<Running> = (0..RECEIVERS).map(|_| traffic.receiver()).collect();
-    let mut senders = traffic.senders();
+    let mut senders = traffic.senders(SLOWLY);
     let (mut restarts, end) = (0, Instant::now() + PATIENCE);
     while restarts < 2 || senders.iter_mut().any(Running::is_running) && Instant::now() < end {
         let next = Instant::now() + Duration::from_secs(1);
