@@ -77,6 +77,14 @@ impl Service<'_> {
             Call::Removed { id } => Ok(plain(self.removed(*id))),
             Call::Describe { id, pids } => self.describe(*id, *pids, deadline).map(plain),
             Call::List { kind, after } => self.list(*kind, *after, deadline).map(plain),
+            Call::HowToTrap
+            | Call::Trap { .. }
+            | Call::Attach { .. }
+            | Call::Mapped { .. }
+            | Call::Unmapped { .. }
+            | Call::Moved { .. }
+            | Call::Control { .. }
+            | Call::Touched { .. } => Err(SysvError::ENOSYS),
         }
     }
 

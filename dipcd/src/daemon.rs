@@ -315,6 +315,9 @@ impl Daemon {
             | PeerFrame::Resolved { req, .. }
             | PeerFrame::Listed { req, .. }
             | PeerFrame::Asked { req, .. }
+            | PeerFrame::Attached { req, .. }
+            | PeerFrame::Controlled { req, .. }
+            | PeerFrame::Counted { req, .. }
             | PeerFrame::Ticketed { req, .. } => {
                 if let Some(unasked) = self.links.questions.answer(from, req, frame) {
                     self.not_waited_for(from, unasked);
@@ -328,6 +331,12 @@ impl Daemon {
             | PeerFrame::Ask { .. }
             | PeerFrame::Ticket { .. }
             | PeerFrame::Ended { .. }
+            | PeerFrame::Attach { .. }
+            | PeerFrame::Detached { .. }
+            | PeerFrame::Control { .. }
+            | PeerFrame::Count { .. }
+            | PeerFrame::ToHome { .. }
+            | PeerFrame::ToReplica { .. }
             | PeerFrame::Census { .. } => {
                 // A worker that has ended has no link any more.
                 if let Err(TrySendError::Full(_)) = work.try_send(frame) {

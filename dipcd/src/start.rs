@@ -197,7 +197,11 @@ fn recover(daemon: &Daemon, found: Found) -> io::Result<()> {
                 daemon.stand_ins.add(stand_in.clone(), fd.clone());
                 Watched::StandIn(stand_in)
             }
-            Held::Listener | Held::Done(..) => continue,
+            Held::Listener
+            | Held::Done(..)
+            | Held::File(_)
+            | Held::Aside(_)
+            | Held::Trap { .. } => continue,
         };
         daemon.undertaker.watch(watched, fd)?;
     }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::ByteOrder;
 use crate::ids::{ClientId, Image, KernelId, Key, Kind, NodeId, Nonce, ObjectId, Secret, Slot};
+use crate::memory::Access;
 use crate::noise::Cipher;
-use crate::sysv::SysvError;
+use crate::sysv::{SegmentControl, SegmentStat, SysvError};
 
 /// A call and the thread that makes it, whose capabilities count (/proc/PID/task/TID/status).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +80,111 @@ pub enum Call {
         /// The last id of the previous page.
         after: Option<ObjectId>,
     },
+    /// How are the pages of this process served? The first question of an image that attaches.
+    /// Answered by `Traps`.
+    HowToTrap,
+    /// The image's means to serve its pages: a userfaultfd comes with this, or (mprotect) one end
+    /// of a stream socket pair at whose other end its helper thread waits. Answered by `Done`.
+    Trap {
+        /// Which means.
+        trap: Trap,
+        /// The address of its sentinel page, which no child inherits: dipcd writes the image's
+        /// number there ([`Mm`]).
+        sentinel: u64,
+    },
+    /// `shmat`, before the mapping. Answered by `Attached` with a descriptor of the file.
+    Attach {
+        /// Whose address space: what stands in its sentinel page.
+        mm: Mm,
+        /// Which segment.
+        id: ObjectId,
+        /// The flags of shmat(2).
+        flags: i32,
+    },
+    /// `shmat`, after it: the file is mapped with `PROT_NONE` at this address, from its first
+    /// byte, in whole pages. Answered by `Done`; then the program's access may be opened.
+    Mapped {
+        /// From `Attached`.
+        attachment: AttachmentNo,
+        /// Where.
+        address: u64,
+    },
+    /// A range of this address space has been unmapped, or mapped over, of which attachments are a
+    /// part; `bytes` 0 with an attachment's number: it could not be mapped. Answered by `Done`.
+    Unmapped {
+        /// Whose address space.
+        mm: Mm,
+        /// The attachment, of shmdt and of a mapping that failed.
+        attachment: Option<AttachmentNo>,
+        /// Where.
+        address: u64,
+        /// How much.
+        bytes: u64,
+    },
+    /// `mremap` has moved or resized a mapping of an attachment. Answered by `Done`.
+    Moved {
+        /// Whose address space.
+        mm: Mm,
+        /// Where it was.
+        from: u64,
+        /// How long it was.
+        from_bytes: u64,
+        /// Where it is.
+        to: u64,
+        /// How long it is.
+        to_bytes: u64,
+    },
+    /// `shmctl` on one segment. Answered by `Segment`.
+    Control {
+        /// Which segment.
+        id: ObjectId,
+        /// What.
+        control: SegmentControl,
+    },
+    /// mprotect trap: a thread has touched a page that it may not. Answered by `Done` when it may,
+    /// or `Refused`: SIGBUS.
+    Touched {
+        /// Whose address space.
+        mm: Mm,
+        /// Where.
+        address: u64,
+        /// What for.
+        access: Access,
+    },
+}
+
+/// The number of one address space, drawn by dipcd at random when its trap is handed over or its
+/// fork is seen; 0 before that. It stands in the sentinel page, so only the process itself and
+/// dipcd know it; dipcd looks there before it believes it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Mm(pub u64);
+
+/// One shmat, between its two calls and for shmdt. Made by dipcd, growing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttachmentNo(pub u64);
+
+/// How a process's touching of absent and protected pages becomes known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Trap {
+    /// A userfaultfd that also sees the kernel's own accesses.
+    Full,
+    /// A userfaultfd that sees user mode only: system calls on absent pages give EFAULT.
+    UserMode,
+    /// SIGSEGV and mprotect, by a helper thread.
+    Mprotect,
+}
+
+/// What `HowToTrap` answers: which means this process may use, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Traps {
+    /// Whether to try a userfaultfd at all (`trap`).
+    pub userfaultfd: bool,
+    /// Whether /dev/userfaultfd comes with this answer (`kernel_faults`).
+    pub device: bool,
+    /// Whether the mprotect trap may be used.
+    pub mprotect: bool,
 }
 
 /// dipcd to libdipc.
@@ -120,6 +226,19 @@ pub enum Answer {
     Rows(Vec<Row>),
     /// Nothing to say.
     Done,
+    /// `HowToTrap`; a descriptor of /dev/userfaultfd may come with it.
+    Traps(Traps),
+    /// `Attach`. A descriptor of the file comes with it.
+    Attached {
+        /// For the calls that follow.
+        attachment: AttachmentNo,
+        /// The segment's size in bytes; the file has it in whole pages and units.
+        bytes: u64,
+        /// Whether mprotect to writable is allowed later (not with `SHM_RDONLY`).
+        may_write: bool,
+    },
+    /// `Control`: the state afterwards.
+    Segment(SegmentStat),
 }
 
 /// How a process reaches an object.

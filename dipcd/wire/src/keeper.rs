@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::WireTerms;
-use crate::ids::{ClientId, Image, NodeId, Secret, Slot};
+use crate::client::{Mm, Trap, WireTerms};
+use crate::ids::{ClientId, Image, NodeId, ObjectId, Secret, Slot};
+use crate::memory::Replica;
 use crate::peer::{End, Piece};
 use crate::sysv::Rights;
 
@@ -74,6 +75,30 @@ pub enum Held {
     },
     /// The control socket of a stand-in.
     StandIn(StandIn),
+    /// A file of a segment: its content on this node.
+    File(SegmentFile),
+    /// The copies kept aside of that file's pages.
+    Aside(SegmentFile),
+    /// What serves the pages of one address space: a userfaultfd, or the socket of a helper.
+    Trap {
+        /// Whose.
+        mm: Mm,
+        /// Which means.
+        trap: Trap,
+        /// Where its sentinel page is.
+        sentinel: u64,
+    },
+}
+
+/// A file of a segment on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentFile {
+    /// Which segment.
+    pub id: ObjectId,
+    /// Its home: the keeper takes access to it away when the lease of that node ends.
+    pub home: NodeId,
+    /// Which replica it is.
+    pub replica: Replica,
 }
 
 /// Whom a stand-in stands for, and as whom: it is one process for each pair.

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | libdipc - its dipcd | [`client`] | UNIX socket, one packet each way per call |
 //! | libdipc - its stand-in at home | [`op`] | a wire: TCP and Noise |
-//! | dipcd - dipcd | [`peer`] | a link: TCP and Noise |
+//! | dipcd - dipcd | [`peer`], pages: [`memory`] | a link: TCP and Noise |
 //! | dipcd - its keeper, dipcd - a stand-in | [`keeper`] | private UNIX sockets |
 //!
 //! A variant's position is its opcode: append only; a removed variant stays as `RetiredN`.
@@ -17,6 +17,7 @@ pub mod codec;
 pub mod ids;
 pub mod keeper;
 pub mod limits;
+pub mod memory;
 pub mod noise;
 pub mod op;
 pub mod peer;

@@ -39,6 +39,15 @@ pub const SESSIONS_MAX: u32 = 65_536;
 /// Sessions in one report of ends; more are sent in several.
 pub const ENDS_MAX: usize = 1024;
 
+/// Replicas of one segment: files on nodes, home's own among them.
+pub const REPLICAS_MAX: u8 = 128;
+/// Content in one frame of the page protocol.
+pub const PART_BYTES: usize = 1 << 20;
+/// Pages in one report, one acknowledgement or one grant; more are sent in several.
+pub const PAGES_MAX: usize = 256;
+/// Bytes of one segment.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+
 /// How long a ticket is good, in milliseconds.
 pub const TICKET_LIFE_MS: u64 = 10_000;
 /// How long an unknown peer may take for its preamble and handshake, in milliseconds.
@@ -52,5 +61,7 @@ pub const TAG_BYTES: usize = 16;
 const _: () = assert!(ID_NUMBERS == 25_165_824);
 const _: () = assert!(SEM_OPS_MAX * 6 < BODY_BYTES_MAX);
 const _: () = assert!(ENDS_MAX * 20 < BODY_BYTES_MAX);
+const _: () = assert!(PAGES_MAX * 32 < BODY_BYTES_MAX);
+const _: () = assert!(PART_BYTES <= MESSAGE_BYTES_MAX);
 const _: () = assert!(ROWS_MAX * 64 < BODY_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);

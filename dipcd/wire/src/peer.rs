@@ -9,6 +9,7 @@
 //!   node ─ Ask ─▶ home ─ Asked ─▶ node                 every *get of an existing key
 //!   node ─ Ticket ─▶ home ─ Ticketed ─▶ node           then the wire is dialled
 //!   node ─ Ended ─▶ home ─ Buried ─▶ node              repeated until answered
+//!   node ─ Attach ─▶ home ─ Attached ─▶ node           then pages, see [`crate::memory`]
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,8 @@ use crate::ids::{
     ClaimNo, ClientId, Epoch, Image, Key, Kind, NodeId, ObjectId, Req, Secret, Seq, SessionId,
     Slot, TicketId,
 };
-use crate::sysv::{Rights, SysvError};
+use crate::memory::{Replica, ToHome, ToReplica};
+use crate::sysv::{Rights, SegmentControl, SegmentStat, SysvError};
 
 /// dipcd to dipcd, both ways over one link, after [`crate::preamble::Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -207,6 +209,101 @@ pub enum PeerFrame {
         /// Whether more follow.
         piece: Piece,
     },
+
+    /// Node to home: a program here wants to attach a segment. Answered by `Attached`. Sets
+    /// `shm_atime` and `shm_lpid`.
+    Attach {
+        /// Comes back.
+        req: Req,
+        /// Who wants.
+        caller: Caller,
+        /// Which segment.
+        id: ObjectId,
+        /// The flags of shmat(2): `SHM_RDONLY`, `SHM_EXEC`.
+        flags: i32,
+        /// The replica of this node that it would use, if there is one already: `None` for the
+        /// first of its file.
+        replica: Option<Replica>,
+    },
+    /// Answers `Attach`.
+    Attached {
+        /// From the question.
+        req: Req,
+        /// The attachment, or EACCES, EIDRM, EINVAL, ENOMEM (no replica number is left).
+        outcome: Result<Attachment, SysvError>,
+    },
+    /// Node to home: a program has detached, by itself or by its end. Sets `shm_dtime`,
+    /// `shm_lpid`. Not answered.
+    Detached {
+        /// Which segment.
+        id: ObjectId,
+        /// Who.
+        client: ClientId,
+    },
+    /// Node to home: `shmctl`. Answered by `Controlled`.
+    Control {
+        /// Comes back.
+        req: Req,
+        /// Who wants.
+        caller: Caller,
+        /// Which segment.
+        id: ObjectId,
+        /// What.
+        control: SegmentControl,
+    },
+    /// Answers `Control`.
+    Controlled {
+        /// From the question.
+        req: Req,
+        /// The state afterwards, or the errno of shmctl(2).
+        outcome: Result<SegmentStat, SysvError>,
+    },
+    /// Home to a node with a replica: how many attachments are there now? Answered by `Counted`.
+    Count {
+        /// Comes back.
+        req: Req,
+        /// Of which segment.
+        id: ObjectId,
+    },
+    /// Answers `Count`, after a look at every process.
+    Counted {
+        /// From the question.
+        req: Req,
+        /// Attachments on this node.
+        attachments: u64,
+    },
+    /// The page protocol, replica to home.
+    ToHome {
+        /// Which segment.
+        id: ObjectId,
+        /// Which replica; one of the sender's node.
+        replica: Replica,
+        /// What it says.
+        frame: ToHome,
+    },
+    /// The page protocol, home to replica.
+    ToReplica {
+        /// Which segment.
+        id: ObjectId,
+        /// Which replica; one of the receiver's node.
+        replica: Replica,
+        /// What home says.
+        frame: ToReplica,
+    },
+}
+
+/// A granted attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The file of the node it maps.
+    pub replica: Replica,
+    /// The segment's size in bytes, as it was asked for.
+    pub bytes: u64,
+    /// The unit of transfer in bytes: `dipc_page_size`, or the whole segment.
+    pub unit_bytes: u64,
+    /// Whether this program may write at all, now or after another shmat. One that may not maps a
+    /// file of its own.
+    pub may_write: bool,
 }
 
 /// Whether a list goes on in the next frame.

@@ -90,7 +90,7 @@ errors! {
 }
 
 /// Who an object belongs to and who may use it: `struct ipc_perm`. The ids are home's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Perm {
     /// The key; 0 for a private object.
     pub key: i32,
@@ -144,8 +144,46 @@ pub struct SetStat {
     pub nsems: u64,
 }
 
+/// `struct shmid_ds`, times in seconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SegmentStat {
+    /// Ownership and mode, with `SHM_DEST` and `SHM_LOCKED`.
+    pub perm: Perm,
+    /// Its size in bytes, as it was asked for.
+    pub bytes: u64,
+    /// Time of the last shmat.
+    pub atime: i64,
+    /// Time of the last shmdt.
+    pub dtime: i64,
+    /// Time of creation or of the last change.
+    pub ctime: i64,
+    /// Pid of the creator, as on its own node.
+    pub cpid: i32,
+    /// Pid of the last shmat or shmdt, as on its own node.
+    pub lpid: i32,
+    /// Attachments in the whole cluster.
+    pub nattch: u64,
+}
+
+/// What `shmctl` does to one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SegmentControl {
+    /// `IPC_STAT`, `SHM_STAT`: needs read permission.
+    Stat,
+    /// `SHM_STAT_ANY`: needs none.
+    StatAny,
+    /// `IPC_SET`; `qbytes` says nothing.
+    Set(Change),
+    /// `IPC_RMID`: it is deleted at its last detach in the cluster.
+    Remove,
+    /// `SHM_LOCK`.
+    Lock,
+    /// `SHM_UNLOCK`.
+    Unlock,
+}
+
 /// What `IPC_SET` changes; `qbytes` is for queues alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Change {
     /// The new owner, home's number.
     pub uid: u32,
