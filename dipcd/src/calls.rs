@@ -137,7 +137,7 @@ impl Service<'_> {
             return match look {
                 Look::Is(Asked::Granted, kernel) => Ok(Some(self.object(id, home, Some(kernel)))),
                 Look::Is(Asked::Refused(refusal), _) => Err(refusal),
-                Look::Is(Asked::Gone, _) | Look::Gone => {
+                Look::Is(Asked::Gone, _) | Look::Gone(_) => {
                     self.daemon.tell_referee(PeerFrame::Removed { id });
                     // The referee takes its frames in order, so the next claim comes after this.
                     Ok(None)

@@ -289,6 +289,19 @@ impl Daemon {
         tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
     }
 
+    /// A frame of ours to ourselves. An order by a link of ours that has ended is not obeyed: the
+    /// referee gives it again by the next.
+    pub fn receive_from_ourselves(
+        self: &Arc<Self>,
+        link: LinkNo,
+        frame: PeerFrame,
+        work: &Sender<PeerFrame>,
+    ) {
+        if !is_of_referee(&frame) || link == self.links.own_link() {
+            self.receive(self.links.me(), link, frame, work);
+        }
+    }
+
     /// A frame has come from a node, perhaps ourselves. What may take a moment is given to `work`.
     pub fn receive(
         self: &Arc<Self>,

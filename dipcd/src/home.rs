@@ -56,7 +56,16 @@ pub enum Look {
     /// It is there.
     Is(Asked, KernelId),
     /// It is not.
-    Gone,
+    Gone(Struck),
+}
+
+/// Whether a look was what struck an object off the table: then the referee must hear of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Struck {
+    /// By this look.
+    Now,
+    /// It was not in the table: struck off before, by whoever tells the referee, or never there.
+    Before,
 }
 
 /// The table, and how many of its objects each user has made.
@@ -143,10 +152,12 @@ impl Home {
     /// Looks at an object for a caller. The order of refusals is that of `ipcget_public` in the
     /// kernel's ipc/util.c: existence, size, permission; but semget's limit comes before them all.
     pub fn look(&self, id: ObjectId, want: &Want, account: &Account) -> io::Result<Look> {
-        let Some(record) = self.objects.lock().table.find(id)? else { return Ok(Look::Gone) };
+        let Some(record) = self.objects.lock().table.find(id)? else {
+            return Ok(Look::Gone(Struck::Before));
+        };
         let Some((perm, size)) = kernel_view(&record) else {
             self.objects.lock().remove(id)?;
-            return Ok(Look::Gone);
+            return Ok(Look::Gone(Struck::Now));
         };
         // One that is not confirmed yet counts: who knows its id has it from the referee, whose
         // word to us may still be on its way.

@@ -15,7 +15,7 @@ use dipc_wire::sysv::SysvError;
 
 use crate::accounts::{account_of, own_account};
 use crate::daemon::Daemon;
-use crate::home::{Look, Want};
+use crate::home::{Look, Struck, Want};
 
 /// Serves one frame from `from`. `living` gathers the pieces of its census.
 pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut HashSet<ClientId>) {
@@ -84,8 +84,12 @@ fn ask(
             }
             outcome
         }
-        Ok(Look::Gone) => {
-            daemon.tell_referee(PeerFrame::Removed { id });
+        // What never was here, the referee is not told of: whoever guesses ids must not fill its
+        // queue with them.
+        Ok(Look::Gone(struck)) => {
+            if struck == Struck::Now {
+                daemon.tell_referee(PeerFrame::Removed { id });
+            }
             Asked::Gone
         }
         Err(error) => {

@@ -107,8 +107,10 @@ pub struct Links {
     me: AtomicU8,
     referee: AtomicU8,
     last_number: AtomicU64,
-    /// Frames of this node to itself; drained by a thread like any link's.
-    own: Sender<PeerFrame>,
+    /// Frames of this node to itself, each with the number that our own link had when it was
+    /// said; drained by a thread like any link's.
+    own: Sender<(LinkNo, PeerFrame)>,
+    own_number: AtomicU64,
     table: Mutex<Table>,
     changed: Condvar,
     /// The open questions.
@@ -117,12 +119,13 @@ pub struct Links {
 
 impl Links {
     /// No link yet. `own` takes what this node says to itself.
-    pub fn new(own: Sender<PeerFrame>) -> Links {
+    pub fn new(own: Sender<(LinkNo, PeerFrame)>) -> Links {
         Links {
             me: AtomicU8::new(0),
             referee: AtomicU8::new(0),
-            last_number: AtomicU64::new(0),
+            last_number: AtomicU64::new(1),
             own,
+            own_number: AtomicU64::new(1),
             table: Mutex::default(),
             changed: Condvar::new(),
             questions: Questions::default(),
@@ -213,8 +216,27 @@ impl Links {
 
     /// Says something to ourselves, by the road of all other frames.
     pub fn post_to_ourselves(&self, frame: PeerFrame) {
+        self.post_by_own_link(self.own_link(), frame);
+    }
+
+    /// The same for the referee on this node, which answers the link that it heard.
+    pub fn post_by_own_link(&self, link: LinkNo, frame: PeerFrame) {
         // The queue is unbounded and its reader lives as long as we do.
-        let _ = self.own.send(frame);
+        let _ = self.own.send((link, frame));
+    }
+
+    /// The number by which the referee on this node knows us now.
+    pub fn own_link(&self) -> LinkNo {
+        LinkNo(self.own_number.load(Ordering::Acquire))
+    }
+
+    /// Ends our own link to the referee on this node and begins another: what was asked on the old
+    /// one is asked again.
+    pub fn renew_own_link(&self) -> LinkNo {
+        let number = self.next_number();
+        self.own_number.store(number.0, Ordering::Release);
+        self.questions.broken(self.me());
+        number
     }
 
     /// Asks a node and waits for the answer; asks again on each new link.

@@ -7,7 +7,7 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread;
 
@@ -18,6 +18,7 @@ use dipc_wire::preamble::Hello;
 use crate::clock::now_ms;
 use crate::daemon::Daemon;
 use crate::disk::LibDir;
+use crate::link;
 use crate::links::Link;
 
 /// Stack of the thread that writes.
@@ -42,20 +43,18 @@ type Beginning = (Vec<Effect>, Receiver<(Serial, Record)>);
 /// The referee of the cluster, on this node.
 pub struct Names {
     state: Mutex<State>,
-    own: LinkNo,
     records: Sender<(Serial, Record)>,
     /// Until [`Names::start`] takes them: what the machine wants first, and the writer's end.
     pending: Mutex<Option<Beginning>>,
 }
 
 impl Names {
-    /// A referee with the record of this node, which it hears by the link `own`. Nothing happens
-    /// before [`Names::start`].
-    pub fn new(record: Record, config: Config, own: LinkNo) -> Names {
+    /// A referee with the record of this node. Nothing happens before [`Names::start`].
+    pub fn new(record: Record, config: Config) -> Names {
         let (referee, effects) = Referee::start(record, config, now_ms());
         let (records, writer) = unbounded();
         let state = Mutex::new(State { referee, links: HashMap::new() });
-        Names { state, own, records, pending: Mutex::new(Some((effects, writer))) }
+        Names { state, records, pending: Mutex::new(Some((effects, writer))) }
     }
 
     /// Starts the writer and carries out the first effects.
@@ -79,7 +78,7 @@ impl Names {
         let (number, receiver) = bounded(1);
         let Hello { node, address, incarnation, .. } = *hello;
         let mut state = self.state.lock();
-        let link_no = link.as_ref().map_or(self.own, |link| link.number);
+        let link_no = link.as_ref().map_or_else(|| daemon.links.own_link(), |link| link.number);
         state.links.insert(link_no, Known { link, number: Some(number) });
         let event = Event::Linked { link: link_no, node, address, incarnation };
         let effects = state.referee.step(now_ms(), event);
@@ -104,7 +103,8 @@ impl Names {
     }
 
     fn carry_out(&self, daemon: &Daemon, state: &mut State, effects: Vec<Effect>) {
-        for effect in effects {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Record { serial, record } => {
                     // The writer lives as long as the daemon.
@@ -125,14 +125,14 @@ impl Names {
                 }
                 Effect::Send { link, frame } => match state.links.get(&link) {
                     Some(Known { link: Some(link), .. }) => link.post(frame),
-                    Some(Known { link: None, .. }) => daemon.links.post_to_ourselves(frame),
+                    Some(Known { link: None, .. }) => daemon.links.post_by_own_link(link, frame),
                     None => {}
                 },
                 Effect::Break { link, node, reason } => {
                     tracing::warn!(op = "referee", peer = %node, ?reason, "its link is closed");
                     match state.links.get(&link) {
                         Some(Known { link: Some(link), .. }) => link.close(),
-                        Some(_) => panic!("this node broke the referee's protocol: {reason:?}"),
+                        Some(_) => effects.extend(relink(daemon, state, link)),
                         None => {}
                     }
                 }
@@ -142,6 +142,16 @@ impl Names {
             }
         }
     }
+}
+
+/// This node's own link counts no more: it has asked too much, on behalf of its programs or of
+/// other nodes. As any other node it links again, and says again what must be known.
+fn relink(daemon: &Daemon, state: &mut State, ended: LinkNo) -> Vec<Effect> {
+    state.links.remove(&ended);
+    let link = daemon.links.renew_own_link();
+    state.links.insert(link, Known { link: None, number: None });
+    let Hello { node, address, incarnation, .. } = link::own_hello(daemon);
+    state.referee.step(now_ms(), Event::Linked { link, node, address, incarnation })
 }
 
 impl Known {

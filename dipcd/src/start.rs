@@ -64,8 +64,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let incarnation = lib.next_incarnation()?;
     let (own, own_frames) = crossbeam_channel::unbounded();
     let links = Links::new(own);
-    let own_link = links.next_number();
-    let names = if config.is_referee() { Some(new_names(&lib, &config, own_link)?) } else { None };
+    let names = if config.is_referee() { Some(new_names(&lib, &config)?) } else { None };
     links.set_me(lib.node()?);
     let daemon = Arc::new(Daemon {
         order: options.order,
@@ -90,7 +89,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         config: RwLock::new(Arc::new(config)),
     });
     recover(&daemon, found)?;
-    start_threads(&daemon, own_link, own_frames, port)?;
+    start_threads(&daemon, own_frames, port)?;
     back_end::start(&daemon, listener)?;
     policy::publish(&daemon.config())?;
     Ok((daemon, lock))
@@ -174,13 +173,13 @@ fn listener(config: &Config, keep: &Keep, found: &Found) -> io::Result<Arc<Owned
     Ok(listener)
 }
 
-fn new_names(lib: &LibDir, config: &Config, own_link: LinkNo) -> io::Result<Names> {
+fn new_names(lib: &LibDir, config: &Config) -> io::Result<Names> {
     let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let bounds = referee::Config {
         claim_timeout_ms: config.timeouts.referee.map(millis),
         node_timeout_ms: millis(config.liveness.node_timeout),
     };
-    Ok(Names::new(lib.referee_record()?, bounds, own_link))
+    Ok(Names::new(lib.referee_record()?, bounds))
 }
 
 /// Takes over what an earlier dipcd left with the keeper.
@@ -211,15 +210,14 @@ fn recover(daemon: &Daemon, found: Found) -> io::Result<()> {
 
 fn start_threads(
     daemon: &Arc<Daemon>,
-    own_link: LinkNo,
-    own_frames: crossbeam_channel::Receiver<PeerFrame>,
+    own_frames: crossbeam_channel::Receiver<(LinkNo, PeerFrame)>,
     port: TcpListener,
 ) -> io::Result<()> {
     let (work, jobs) = crossbeam_channel::unbounded();
     spawn(daemon, "own-worker", move |daemon| daemon.work(|| Some(daemon.links.me()), &jobs))?;
     spawn(daemon, "own-link", move |daemon| {
-        for frame in own_frames {
-            daemon.receive(daemon.links.me(), own_link, frame, &work);
+        for (link, frame) in own_frames {
+            daemon.receive_from_ourselves(link, frame, &work);
         }
     })?;
     spawn(daemon, "undertaker", undertake)?;
