@@ -84,7 +84,14 @@ impl Service<'_> {
             | Call::Unmapped { .. }
             | Call::Moved { .. }
             | Call::Control { .. }
-            | Call::Touched { .. } => Err(SysvError::ENOSYS),
+            | Call::Touched { .. }
+            | Call::Nodes
+            | Call::Status { .. }
+            | Call::Survey { .. }
+            | Call::Semaphores { .. }
+            | Call::Remove { .. }
+            | Call::Entry { .. }
+            | Call::Order(_) => Err(SysvError::ENOSYS),
         }
     }
 

@@ -331,6 +331,11 @@ impl Daemon {
             | PeerFrame::Attached { req, .. }
             | PeerFrame::Controlled { req, .. }
             | PeerFrame::Counted { req, .. }
+            | PeerFrame::StatusIs { req, .. }
+            | PeerFrame::Surveyed { req, .. }
+            | PeerFrame::SemaphoresAre { req, .. }
+            | PeerFrame::RemovedFor { req, .. }
+            | PeerFrame::Succession { req, .. }
             | PeerFrame::Ticketed { req, .. } => {
                 if let Some(unasked) = self.links.questions.answer(from, req, frame) {
                     self.not_waited_for(from, unasked);
@@ -350,6 +355,12 @@ impl Daemon {
             | PeerFrame::Count { .. }
             | PeerFrame::ToHome { .. }
             | PeerFrame::ToReplica { .. }
+            | PeerFrame::Status { .. }
+            | PeerFrame::Survey { .. }
+            | PeerFrame::Semaphores { .. }
+            | PeerFrame::RemoveFor { .. }
+            | PeerFrame::Record(_)
+            | PeerFrame::Succeed { .. }
             | PeerFrame::Census { .. } => {
                 // A worker that has ended has no link any more.
                 if let Err(TrySendError::Full(_)) = work.try_send(frame) {

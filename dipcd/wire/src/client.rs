@@ -11,6 +11,7 @@ use crate::codec::ByteOrder;
 use crate::ids::{ClientId, Image, KernelId, Key, Kind, NodeId, Nonce, ObjectId, Secret, Slot};
 use crate::memory::Access;
 use crate::noise::Cipher;
+use crate::survey::{NodeRow, NodeStatus, Order, Semaphore, Survey};
 use crate::sysv::{SegmentControl, SegmentStat, SysvError};
 
 /// A call and the thread that makes it, whose capabilities count (/proc/PID/task/TID/status).
@@ -151,6 +152,48 @@ pub enum Call {
         /// What for.
         access: Access,
     },
+    /// The tools: the nodes as this one knows them. Answered by `Nodes`.
+    Nodes,
+    /// The tools: what a node is doing. Answered by `Status`, or `Refused(ETIMEDOUT)` when it says
+    /// nothing in less than a second.
+    Status {
+        /// Which; [`NodeId::NONE`] is the one that is asked.
+        node: NodeId,
+    },
+    /// The tools: what a node is home to. Answered by `Survey`, or as `Status`.
+    Survey {
+        /// Which.
+        home: NodeId,
+        /// Objects of this kind.
+        kind: Kind,
+        /// Where the last page went on; 0 for the first.
+        from: u32,
+    },
+    /// The tools: the semaphores of a set that the caller may read. Answered by `Semaphores`; fewer
+    /// than [`crate::limits::SURVEY_SEMAPHORES_MAX`] end it.
+    Semaphores {
+        /// Where the set lives.
+        home: NodeId,
+        /// Which.
+        id: ObjectId,
+        /// The first one of this page.
+        first: u32,
+    },
+    /// `IPC_RMID` by the caller's rights, wherever the object lives. Answered by `Done`.
+    Remove {
+        /// Of which kind it must be.
+        kind: Kind,
+        /// Which.
+        id: ObjectId,
+    },
+    /// The tools: one entry of the configuration as it is now. Answered by `Entry`, or
+    /// `Refused(EINVAL)` behind the last.
+    Entry {
+        /// Which, in the order of the manual.
+        index: u32,
+    },
+    /// An administrator's order. Answered by `Told`, or `Refused(EPERM)`.
+    Order(Order),
 }
 
 /// The number of one address space, drawn by dipcd at random when its trap is handed over or its
@@ -239,6 +282,23 @@ pub enum Answer {
     },
     /// `Control`: the state afterwards.
     Segment(SegmentStat),
+    /// `Nodes`.
+    Nodes(Vec<NodeRow>),
+    /// `Status`.
+    Status(NodeStatus),
+    /// `Survey`.
+    Survey(Survey),
+    /// `Semaphores`.
+    Semaphores(Vec<Semaphore>),
+    /// `Entry`.
+    Entry {
+        /// Its name.
+        name: String,
+        /// Its value, as dipc.conf has it.
+        value: String,
+    },
+    /// `Order`: what was done, or why not, in words.
+    Told(Result<String, String>),
 }
 
 /// How a process reaches an object.

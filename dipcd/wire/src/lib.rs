@@ -22,4 +22,5 @@ pub mod noise;
 pub mod op;
 pub mod peer;
 pub mod preamble;
+pub mod survey;
 pub mod sysv;

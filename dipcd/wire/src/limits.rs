@@ -48,6 +48,15 @@ pub const PAGES_MAX: usize = 256;
 /// Bytes of one segment.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 40;
 
+/// Objects of one page of a survey.
+pub const SURVEY_ROWS_MAX: usize = 128;
+/// The login name of an account in a survey; a longer one is cut.
+pub const SURVEY_NAME_BYTES_MAX: usize = 64;
+/// Users of one object in a survey.
+pub const SURVEY_USERS_MAX: usize = 8;
+/// Semaphores of one page.
+pub const SURVEY_SEMAPHORES_MAX: usize = 1024;
+
 /// How long a ticket is good, in milliseconds.
 pub const TICKET_LIFE_MS: u64 = 10_000;
 /// How long an unknown peer may take for its preamble and handshake, in milliseconds.

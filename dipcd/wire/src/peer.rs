@@ -21,6 +21,7 @@ use crate::ids::{
     Slot, TicketId,
 };
 use crate::memory::{Replica, ToHome, ToReplica};
+use crate::survey::{NodeStatus, Semaphore, Survey};
 use crate::sysv::{Rights, SegmentControl, SegmentStat, SysvError};
 
 /// dipcd to dipcd, both ways over one link, after [`crate::preamble::Hello`].
@@ -290,6 +291,92 @@ pub enum PeerFrame {
         /// What home says.
         frame: ToReplica,
     },
+
+    /// For a tool: what are you doing? Answered by `StatusIs`.
+    Status {
+        /// Comes back.
+        req: Req,
+    },
+    /// Answers `Status`.
+    StatusIs {
+        /// From the question.
+        req: Req,
+        /// What it is doing.
+        status: NodeStatus,
+    },
+    /// For a tool: what are you home to? Answered by `Surveyed`.
+    Survey {
+        /// Comes back.
+        req: Req,
+        /// Who wants to know.
+        caller: Caller,
+        /// Objects of this kind.
+        kind: Kind,
+        /// Where the last page went on; 0 for the first.
+        from: u32,
+    },
+    /// Answers `Survey`.
+    Surveyed {
+        /// From the question.
+        req: Req,
+        /// The page.
+        survey: Survey,
+    },
+    /// For a tool: the semaphores of a set. Answered by `SemaphoresAre`.
+    Semaphores {
+        /// Comes back.
+        req: Req,
+        /// Who wants to know.
+        caller: Caller,
+        /// Which set.
+        id: ObjectId,
+        /// The first one of this page.
+        first: u32,
+    },
+    /// Answers `Semaphores`.
+    SemaphoresAre {
+        /// From the question.
+        req: Req,
+        /// At most [`crate::limits::SURVEY_SEMAPHORES_MAX`], or EACCES, EINVAL.
+        outcome: Result<Vec<Semaphore>, SysvError>,
+    },
+    /// For a tool: `IPC_RMID` by the caller's rights. Answered by `RemovedFor`.
+    RemoveFor {
+        /// Comes back.
+        req: Req,
+        /// Who wants it removed.
+        caller: Caller,
+        /// Of which kind it must be.
+        kind: Kind,
+        /// Which.
+        id: ObjectId,
+    },
+    /// Answers `RemoveFor`.
+    RemovedFor {
+        /// From the question.
+        req: Req,
+        /// Done, or EPERM, EACCES, EINVAL.
+        outcome: Result<(), SysvError>,
+    },
+    /// Referee to node, after each Hello and at each change: its record, to be kept in `lib_dir`
+    /// by who may one day take its place.
+    Record(RecordCopy),
+    /// From a node that is to take the place of a referee that is gone. Answered by `Succession`.
+    Succeed {
+        /// Comes back.
+        req: Req,
+        /// Its reign; greater than every one before.
+        epoch: Epoch,
+        /// How far it has come.
+        stage: Stage,
+    },
+    /// Answers `Succeed`.
+    Succession {
+        /// From the question.
+        req: Req,
+        /// What the node knows of the old referee's record, or why it does not agree.
+        outcome: Result<RecordCopy, Dissent>,
+    },
 }
 
 /// A granted attachment.
@@ -304,6 +391,37 @@ pub struct Attachment {
     /// Whether this program may write at all, now or after another shmat. One that may not maps a
     /// file of its own.
     pub may_write: bool,
+}
+
+/// What the referee has on disk, as it told every node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RecordCopy {
+    /// Its reign.
+    pub epoch: Epoch,
+    /// Who has a number.
+    pub members: Vec<Member>,
+    /// How many numbers for ids were taken.
+    pub ids_taken: u64,
+}
+
+/// How far a succession has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stage {
+    /// Would you agree? Nothing follows from the answer here.
+    Proposed,
+    /// Most agree: this is your referee from now on.
+    Decided,
+}
+
+/// Why a node does not agree to a succession.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Dissent {
+    /// It is linked to the old referee, or is it.
+    RefereeLives,
+    /// It has accepted a reign as high as this from another.
+    Accepted(Epoch),
+    /// It cannot keep what it was told.
+    NotKept,
 }
 
 /// Whether a list goes on in the next frame.

@@ -109,7 +109,7 @@ pub struct Perm {
 }
 
 /// `struct msqid_ds`, times in seconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QueueStat {
     /// Ownership and mode.
     pub perm: Perm,
@@ -132,7 +132,7 @@ pub struct QueueStat {
 }
 
 /// `struct semid_ds`, times in seconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SetStat {
     /// Ownership and mode.
     pub perm: Perm,
