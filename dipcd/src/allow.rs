@@ -1,16 +1,21 @@
-//! dipc.allow: the machines that may take part, one address a line, numeric or symbolic.
+//! dipc.allow: the machines that may take part, one address a line, numeric or symbolic, perhaps
+//! with a file behind it: the public half of that node's key.
 //!
-//! It says who may try; a peer must prove the cluster key besides. The referee always has a list;
+//! It says who may try; a peer must prove the cluster key besides, and the node key where the list
+//! names one. The referee always has a list;
 //! another node has one with `-s`. Reading the file again on SIGHUP, and closing what is allowed
 //! no more, is main's: a list that could not be read whole never replaces one that could.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::path::Path;
 
+use dipc_wire::noise::PublicKey;
+
 use crate::config::address::{Host, resolve_all};
-use crate::config::{Config, Error, quoted, read_text};
+use crate::config::{Config, Error, key, quoted, read_text};
 
 /// Lines of a list that hold an address.
 const HOSTS_MAX: usize = 4096;
@@ -22,8 +27,15 @@ pub enum AllowList {
     Everybody,
     /// Only this machine: there is no file, and this node listens on loopback alone.
     Loopback,
-    /// Those of the file.
-    Listed(BTreeSet<IpAddr>),
+    /// Those of the file, each with the key that it must prove besides the cluster's.
+    Listed(BTreeMap<IpAddr, Option<PublicKey>>),
+}
+
+/// One line: an address, and the file with its key.
+struct Line {
+    number: usize,
+    host: Host,
+    key: Option<PublicKey>,
 }
 
 /// Who needs a list (`-s`).
@@ -66,28 +78,35 @@ impl AllowList {
             line: Some(line),
             ..Error::of_file(file, expected, found)
         };
-        let (mut hosts, mut errors) = (Vec::new(), Vec::new());
+        let (mut lines, mut errors) = (Vec::new(), Vec::new());
         for (index, line) in text.lines().enumerate() {
-            let text = line.split('#').next().unwrap_or("").trim();
-            match Host::parse(text) {
+            let (number, text) = (index + 1, line.split('#').next().unwrap_or("").trim());
+            match parse_line(number, text) {
                 _ if text.is_empty() => {}
-                Some(_) if hosts.len() == HOSTS_MAX => {
+                Ok(_) if lines.len() == HOSTS_MAX => {
                     let expected = format!("at most {HOSTS_MAX} addresses");
-                    errors.push(wrong(index + 1, &expected, "more".into()));
+                    errors.push(wrong(number, &expected, "more".into()));
                     return Err(errors);
                 }
-                Some(host) => hosts.push((index + 1, host)),
-                None => errors.push(wrong(index + 1, "one address", quoted(text))),
+                Ok(line) => lines.push(line),
+                Err((expected, found)) => errors.push(wrong(number, expected, found)),
             }
         }
-        let (lines, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
-        let mut listed = BTreeSet::new();
-        for ((line, host), resolved) in lines.iter().zip(&hosts).zip(resolve_all(&hosts)) {
-            match (resolved, host) {
-                (Ok(found), _) => listed.extend(found.iter().map(IpAddr::to_canonical)),
+        let hosts: Vec<Host> = lines.iter().map(|line| line.host.clone()).collect();
+        let mut listed = BTreeMap::new();
+        for (line, resolved) in lines.iter().zip(resolve_all(&hosts)) {
+            match (resolved, &line.host) {
+                (Ok(found), _) => {
+                    for address in found.iter().map(IpAddr::to_canonical) {
+                        if !list(&mut listed, address, line.key) {
+                            let found = format!("two for {address}");
+                            errors.push(wrong(line.number, "one key for an address", found));
+                        }
+                    }
+                }
                 (Err(why), Host::Symbolic(name)) => {
                     let found = format!("{} ({why})", quoted(name));
-                    errors.push(wrong(*line, "an address that can be found", found));
+                    errors.push(wrong(line.number, "an address that can be found", found));
                 }
                 (Err(_), Host::Numeric(_)) => unreachable!("a number is its own address"),
             }
@@ -102,7 +121,15 @@ impl AllowList {
         match self {
             AllowList::Everybody => true,
             AllowList::Loopback => address.is_loopback(),
-            AllowList::Listed(listed) => listed.contains(&address),
+            AllowList::Listed(listed) => listed.contains_key(&address),
+        }
+    }
+
+    /// The key that a peer at this address has to prove besides the cluster's.
+    pub fn node_key(&self, address: IpAddr) -> Option<PublicKey> {
+        match self {
+            AllowList::Everybody | AllowList::Loopback => None,
+            AllowList::Listed(listed) => listed.get(&address.to_canonical()).copied().flatten(),
         }
     }
 
@@ -110,6 +137,42 @@ impl AllowList {
     /// the same list would refuse it.
     pub fn notice(&self, referee: IpAddr) -> Option<String> {
         (!self.permits(referee)).then(|| format!("the referee's own address {referee} is missing"))
+    }
+}
+
+/// One line that is not empty; else what was expected and what was found.
+fn parse_line(number: usize, text: &str) -> Result<Line, (&'static str, String)> {
+    let (address, file) = match text.split_once(char::is_whitespace) {
+        Some((address, file)) => (address, Some(file.trim_start())),
+        None => (text, None),
+    };
+    let host = Host::parse(address).ok_or_else(|| ("one address", quoted(address)))?;
+    let key = match file.map(Path::new) {
+        None => None,
+        Some(file) if !file.is_absolute() => {
+            let expected = "the absolute path of a node's public key behind the address";
+            return Err((expected, quoted(&file.to_string_lossy())));
+        }
+        Some(file) => {
+            let key = key::read_public(file).map_err(|why| ("a node's public key", why))?;
+            Some(key)
+        }
+    };
+    Ok(Line { number, host, key })
+}
+
+/// Takes an address; `false` if it stands there already with another key.
+fn list(
+    listed: &mut BTreeMap<IpAddr, Option<PublicKey>>,
+    address: IpAddr,
+    key: Option<PublicKey>,
+) -> bool {
+    match listed.entry(address) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(key);
+            true
+        }
+        Entry::Occupied(occupied) => *occupied.get() == key,
     }
 }
 
@@ -152,7 +215,8 @@ mod tests {
             errors,
             [
                 "dipc.allow:2: expected one address, found \"192.0.2.256\"",
-                "dipc.allow:3: expected one address, found \"192.0.2.1 192.0.2.2\"",
+                "dipc.allow:3: expected the absolute path of a node's public key behind the \
+                 address, found \"192.0.2.2\"",
                 "dipc.allow:4: expected one address, found \"127.0.0.1:80\"",
             ]
         );
@@ -160,6 +224,22 @@ mod tests {
         let start = "dipc.allow:2: expected an address that can be found, \
                      found \"no-such-host.invalid\" (";
         assert!(errors.len() == 1 && errors[0].starts_with(start), "{errors:?}");
+    }
+
+    #[test]
+    fn a_key_stands_behind_its_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moon.pub");
+        std::fs::write(&file, "2b".repeat(32)).unwrap();
+        let (file, moon) = (file.display(), "192.0.2.2".parse().unwrap());
+        let list = parse(&format!("192.0.2.1\n192.0.2.2 \t{file} # of moon\n")).unwrap();
+        assert_eq!(list.node_key(moon), Some(PublicKey([0x2b; 32])));
+        assert_eq!(list.node_key("192.0.2.1".parse().unwrap()), None);
+        assert!(list.permits(moon));
+        let errors = parse(&format!("192.0.2.2 {file}\n192.0.2.2\n192.0.2.3 /no/key")).unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].ends_with("expected one key for an address, found two for 192.0.2.2"));
+        assert!(errors[1].contains("dipc.allow:3: expected a node's public key, found /no/key"));
     }
 
     #[test]
@@ -179,7 +259,7 @@ mod tests {
         let of_node = |config: &Config, admission| AllowList::of_node(config, admission);
         assert_eq!(of_node(&config, Admission::Open), Ok(AllowList::Loopback));
         std::fs::write(&config.allow_file, "192.0.2.1").unwrap();
-        let listed = AllowList::Listed(["192.0.2.1".parse().unwrap()].into());
+        let listed = AllowList::Listed([("192.0.2.1".parse().unwrap(), None)].into());
         assert_eq!(of_node(&config, Admission::Open), Ok(listed.clone()));
 
         config.referee = "192.0.2.1:4750".parse().unwrap();

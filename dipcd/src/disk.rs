@@ -1,5 +1,5 @@
-//! What must survive a reboot, in `lib_dir`: this node's number, its incarnation, the epoch of
-//! the referee it last accepted; and, at the referee, the referee's record.
+//! What must survive a reboot, in `lib_dir`: this node's number, its own key, its incarnation, the
+//! epoch of the referee it last accepted; and, at the referee, the referee's record.
 //!
 //! Each is a small text file, replaced whole: written beside, fsynced, renamed, the directory
 //! fsynced. A file that cannot be understood stops dipcd: guessing here could make a second home.
@@ -12,6 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dipc_core::referee::Record;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId};
+use dipc_wire::noise::NodeKey;
+
+use crate::config::key;
 
 /// The directory, open for one dipcd.
 #[derive(Debug, Clone)]
@@ -46,6 +49,22 @@ impl LibDir {
     /// Keeps our number.
     pub fn set_node(&self, node: NodeId) -> io::Result<()> {
         self.write("node", node.to_string().as_bytes())
+    }
+
+    /// This node's own key, made at its first start in `node.key`. What others may know of it stands
+    /// beside it in `node.pub`, for their dipc.allow.
+    pub fn node_key(&self) -> io::Result<NodeKey> {
+        let file = self.path.join("node.key");
+        match key::make(&file) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let own = NodeKey::new(key::read(&file).map_err(io::Error::other)?);
+        let public = format!("{}\n", own.public());
+        if fs::read_to_string(self.path.join("node.pub")).ok().as_ref() != Some(&public) {
+            self.write("node.pub", public.as_bytes())?;
+        }
+        Ok(own)
     }
 
     /// The reign we last accepted.
@@ -127,6 +146,16 @@ mod tests {
         lib.set_node(node).unwrap();
         lib.set_epoch(Epoch(3)).unwrap();
         assert_eq!((lib.node().unwrap(), lib.epoch().unwrap()), (node, Epoch(3)));
+    }
+
+    #[test]
+    fn a_node_keeps_its_key_and_shows_one_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let lib = LibDir::open(dir.path()).unwrap();
+        let own = lib.node_key().unwrap();
+        assert_eq!(lib.node_key().unwrap(), own);
+        assert_eq!(key::read_public(&dir.path().join("node.pub")), Ok(own.public()));
+        assert!(lib.node_key().unwrap().public().0 != own.private().0);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! The file of the cluster's secret: 32 bytes, plain or as 64 hexadecimal digits, that nobody but
-//! its owner may read.
+//! Files of keys: 32 bytes, plain or as 64 hexadecimal digits. The cluster's secret and the private
+//! half of a node's own key nobody but the owner may read; what others may know of a node's key,
+//! nobody but the owner may change.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -8,30 +9,41 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use dipc_wire::ids::Secret;
+use dipc_wire::noise::PublicKey;
 
 const KEY_BYTES: usize = 32;
 
-/// Reads a key; the error says what is wrong with the file.
+/// Reads a secret key; the error says what is wrong with the file.
 pub fn read(file: &Path) -> Result<Secret, String> {
+    read_checked(file, 0o077, "lets others use it; it must be 0600").map(Secret)
+}
+
+/// Reads the public half of a node's key, of the same form.
+pub fn read_public(file: &Path) -> Result<PublicKey, String> {
+    read_checked(file, 0o022, "lets others change it; 0644 will do").map(PublicKey)
+}
+
+/// Reads a key whose file has none of these permissions.
+fn read_checked(file: &Path, not: u32, then: &str) -> Result<[u8; KEY_BYTES], String> {
     let wrong = |error: io::Error| format!("{}: {error}", file.display());
     // A FIFO must not hold us up.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(file).map_err(wrong)?;
     let metadata = opened.metadata().map_err(wrong)?;
-    check(&metadata).map_err(|why| format!("{}: {why}", file.display()))?;
+    check(&metadata, not, then).map_err(|why| format!("{}: {why}", file.display()))?;
     let mut bytes = Vec::new();
     opened.take(KEY_BYTES as u64 * 2 + 2).read_to_end(&mut bytes).map_err(wrong)?;
     decode(&bytes)
         .ok_or_else(|| format!("{}: neither 32 bytes nor 64 hexadecimal digits", file.display()))
 }
 
-fn check(metadata: &fs::Metadata) -> Result<(), String> {
+fn check(metadata: &fs::Metadata, not: u32, then: &str) -> Result<(), String> {
     if !metadata.is_file() {
         return Err("not a file".into());
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(format!("mode {mode:04o} lets others use it; it must be 0600"));
+    if mode & not != 0 {
+        return Err(format!("mode {mode:04o} {then}"));
     }
     let us = rustix::process::geteuid().as_raw();
     match metadata.uid() {
@@ -40,9 +52,9 @@ fn check(metadata: &fs::Metadata) -> Result<(), String> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Secret> {
+fn decode(bytes: &[u8]) -> Option<[u8; KEY_BYTES]> {
     if let Ok(plain) = <[u8; KEY_BYTES]>::try_from(bytes) {
-        return Some(Secret(plain));
+        return Some(plain);
     }
     let digits = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if digits.len() != KEY_BYTES * 2 {
@@ -54,7 +66,7 @@ fn decode(bytes: &[u8]) -> Option<Secret> {
         let low = char::from(pair[1]).to_digit(16)?;
         *byte = (high << 4 | low) as u8;
     }
-    Some(Secret(key))
+    Some(key)
 }
 
 /// Makes a key (`--make-key`): 64 hexadecimal digits in a new file of mode 0600.
@@ -121,6 +133,10 @@ mod tests {
         for (mode, good) in [(0o400, true), (0o600, true), (0o640, false), (0o604, false)] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(read(&file).is_ok(), good, "{mode:o}");
+        }
+        for (mode, good) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read_public(&file).is_ok(), good, "{mode:o}");
         }
         assert!(read(dir.path()).unwrap_err().ends_with("not a file"));
         assert!(read(&dir.path().join("none")).unwrap_err().contains("No such file"));

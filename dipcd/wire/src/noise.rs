@@ -1,5 +1,6 @@
 //! Protection of links and wires: Noise NNpsk0 (noiseprotocol.org), with the cluster key or a
-//! ticket's secret as pre-shared key. No I/O: the caller moves the bytes.
+//! ticket's secret as pre-shared key; KKpsk0 on a link whose ends know each other's node keys. No
+//! I/O: the caller moves the bytes.
 //!
 //! ```text
 //! initiator ── e, psk ──▶ responder        u16 length before each message and record,
@@ -7,12 +8,16 @@
 //! then records either way, numbered from 0 in each direction
 //! ```
 //!
+//! KKpsk0 adds es, ss to the first message and se to the second; both stay as long.
 //! The two messages carry no payload, and neither end acts on anything before the first record
 //! has been opened: message 1 alone can be replayed. A record that does not open ends the
 //! connection; numbers are never reused because each end counts its own.
 
 use serde::{Deserialize, Serialize};
+use snow::params::DHChoice;
+use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::{Builder, HandshakeState, StatelessTransportState};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::codec::WireError;
@@ -20,6 +25,7 @@ use crate::ids::Secret;
 use crate::limits::{RECORD_BYTES_MAX, TAG_BYTES};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
+const PATTERN_OF_NODES: &str = "Noise_KKpsk0_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"DIPC 1";
 
 /// Protection after the handshake (`cipher`).
@@ -30,6 +36,50 @@ pub enum Cipher {
     AesGcm,
     /// None. The handshake still proves the key.
     Plain,
+}
+
+/// What everybody may know of a node key. Printed as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+/// A node's own key: by it the node is known to those whose list names its public half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeKey {
+    private: Secret,
+    public: PublicKey,
+}
+
+impl NodeKey {
+    /// The key with this private half, which any 32 random bytes are.
+    pub fn new(private: Secret) -> NodeKey {
+        let mut curve =
+            DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("the pattern's own curve");
+        curve.set(&private.0);
+        let public = curve.pubkey().try_into().expect("a public key is 32 bytes");
+        NodeKey { private, public: PublicKey(public) }
+    }
+
+    /// The half that others know.
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    /// The half that nobody else knows.
+    pub fn private(&self) -> &Secret {
+        &self.private
+    }
 }
 
 /// The most plain bytes of one record.
@@ -46,14 +96,26 @@ pub struct Handshake {
 impl Handshake {
     /// For who dialled.
     pub fn initiator(secret: &Secret) -> Handshake {
-        let state = builder(secret).build_initiator();
+        let state = builder(PATTERN, secret).build_initiator();
         Handshake { state: state.expect("pattern and key fit") }
     }
 
     /// For who was dialled.
     pub fn responder(secret: &Secret) -> Handshake {
-        let state = builder(secret).build_responder();
+        let state = builder(PATTERN, secret).build_responder();
         Handshake { state: state.expect("pattern and key fit") }
+    }
+
+    /// For the node that dialled another one whose key it knows.
+    pub fn initiator_of_nodes(secret: &Secret, own: &NodeKey, peer: &PublicKey) -> Handshake {
+        let state = builder_of_nodes(secret, own, peer).build_initiator();
+        Handshake { state: state.expect("pattern and keys fit") }
+    }
+
+    /// For the node that was dialled by one whose key it knows.
+    pub fn responder_of_nodes(secret: &Secret, own: &NodeKey, peer: &PublicKey) -> Handshake {
+        let state = builder_of_nodes(secret, own, peer).build_responder();
+        Handshake { state: state.expect("pattern and keys fit") }
     }
 
     /// This end's message: the initiator's first, the responder's after [`Handshake::read`].
@@ -85,8 +147,14 @@ impl Handshake {
     }
 }
 
-fn builder(secret: &Secret) -> Builder<'_> {
-    let pattern = PATTERN.parse().expect("a pattern of the specification");
+fn builder_of_nodes<'a>(secret: &'a Secret, own: &'a NodeKey, peer: &'a PublicKey) -> Builder<'a> {
+    let builder = builder(PATTERN_OF_NODES, secret);
+    let builder = builder.local_private_key(&own.private.0).expect("set once");
+    builder.remote_public_key(&peer.0).expect("set once")
+}
+
+fn builder<'a>(pattern: &str, secret: &'a Secret) -> Builder<'a> {
+    let pattern = pattern.parse().expect("a pattern of the specification");
     let builder = Builder::new(pattern);
     let builder = builder.prologue(PROLOGUE).expect("set once");
     builder.psk(0, &secret.0).expect("set once")
@@ -175,6 +243,39 @@ mod tests {
             }
             assert_eq!((at, got), (bytes.len(), plain));
         }
+    }
+
+    #[test]
+    fn nodes_that_know_each_other_prove_it_and_nobody_else_does() {
+        let secret = Secret([7; 32]);
+        let [one, two, other] = [1, 2, 3].map(|byte| NodeKey::new(Secret([byte; 32])));
+        assert_eq!(one, NodeKey::new(one.private().clone()));
+        let begin = |from: &NodeKey, to: &NodeKey| {
+            Handshake::initiator_of_nodes(&secret, from, &to.public())
+        };
+        let answer = |at: &NodeKey, from: &NodeKey| {
+            Handshake::responder_of_nodes(&secret, at, &from.public())
+        };
+        let (mut near, mut far) = (begin(&one, &two), answer(&two, &one));
+        assert_eq!(far.read(&near.write()), Ok(()));
+        assert_eq!(near.read(&far.write()), Ok(()));
+        // Another key than the one that the list names, to another node, or by the cluster key
+        // alone; and the other way round.
+        assert_eq!(
+            answer(&two, &one).read(&begin(&other, &two).write()),
+            Err(WireError::NotProven)
+        );
+        assert_eq!(
+            answer(&two, &one).read(&begin(&one, &other).write()),
+            Err(WireError::NotProven)
+        );
+        let plain = Handshake::initiator(&secret).write();
+        assert_eq!(answer(&two, &one).read(&plain), Err(WireError::NotProven));
+        let keyed = begin(&one, &two).write();
+        assert_eq!(Handshake::responder(&secret).read(&keyed), Err(WireError::NotProven));
+        // Who has the keys of nodes and not the cluster's.
+        let unkeyed = Handshake::initiator_of_nodes(&Secret([8; 32]), &one, &two.public()).write();
+        assert_eq!(answer(&two, &one).read(&unkeyed), Err(WireError::NotProven));
     }
 
     #[test]
