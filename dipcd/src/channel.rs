@@ -83,8 +83,18 @@ impl Channel {
         order: ByteOrder,
         within: Duration,
     ) -> Result<Channel> {
-        let deadline = Deadline::after(Some(within));
-        let (socket, mut handshake) = (socket.into(), Handshake::initiator(secret));
+        Channel::initiate_by(socket, Handshake::initiator(secret), cipher, order, within)
+    }
+
+    /// The same by a handshake that knows more than a secret.
+    pub fn initiate_by(
+        socket: impl Into<Arc<OwnedFd>>,
+        mut handshake: Handshake,
+        cipher: Cipher,
+        order: ByteOrder,
+        within: Duration,
+    ) -> Result<Channel> {
+        let (socket, deadline) = (socket.into(), Deadline::after(Some(within)));
         send_message(&socket, &handshake.write())?;
         handshake.read(&receive_message(&socket, deadline)?)?;
         Ok(Channel::new(socket, handshake, cipher, order))
@@ -98,26 +108,28 @@ impl Channel {
         order: ByteOrder,
         within: Duration,
     ) -> Result<Channel> {
-        Channel::respond_to_any(socket, &[secret], cipher, order, within)
+        let handshakes = vec![Handshake::responder(secret)];
+        let (channel, _) = Channel::respond_to_any(socket, handshakes, cipher, order, within)?;
+        Ok(channel)
     }
 
-    /// The same for a peer that may use any of these keys.
+    /// The same for a peer that may take part in any of these handshakes; and which it was.
     pub fn respond_to_any(
         socket: impl Into<Arc<OwnedFd>>,
-        secrets: &[&Secret],
+        handshakes: Vec<Handshake>,
         cipher: Cipher,
         order: ByteOrder,
         within: Duration,
-    ) -> Result<Channel> {
+    ) -> Result<(Channel, usize)> {
         let socket = socket.into();
         let message = receive_message(&socket, Deadline::after(Some(within)))?;
-        let proven = secrets.iter().find_map(|secret| {
-            let mut handshake = Handshake::responder(secret);
-            handshake.read(&message).ok().map(|()| handshake)
+        let mut offered = handshakes.into_iter().enumerate();
+        let proven = offered.find_map(|(index, mut handshake)| {
+            handshake.read(&message).ok().map(|()| (handshake, index))
         });
-        let mut handshake = proven.ok_or(WireError::NotProven)?;
+        let (mut handshake, index) = proven.ok_or(WireError::NotProven)?;
         send_message(&socket, &handshake.write())?;
-        Ok(Channel::new(socket, handshake, cipher, order))
+        Ok((Channel::new(socket, handshake, cipher, order), index))
     }
 
     fn new(
@@ -191,6 +203,38 @@ impl ChannelSender {
         give_back(&mut self.frame);
         give_back(&mut self.sealed);
         sent
+    }
+
+    /// Sends as much of one frame as the kernel takes at once, and hands back the rest, sealed:
+    /// for [`ChannelSender::try_send`], before any other frame.
+    pub fn begin_send(&mut self, value: &impl Serialize, raw: &[u8]) -> Result<Option<Vec<u8>>> {
+        let sealed = self.seal(value, raw);
+        let sent = self.try_send(&sealed)?;
+        if sent < sealed.len() {
+            return Ok(Some(sealed[sent..].to_vec()));
+        }
+        self.sealed = sealed;
+        give_back(&mut self.sealed);
+        Ok(None)
+    }
+
+    /// One frame as it goes out, to be sent after all that were sealed before it.
+    pub fn seal(&mut self, value: &impl Serialize, raw: &[u8]) -> Vec<u8> {
+        encode_frame(self.order, value, raw, &mut self.frame);
+        let mut sealed = std::mem::take(&mut self.sealed);
+        self.sealer.seal(&self.frame, &mut sealed);
+        give_back(&mut self.frame);
+        sealed
+    }
+
+    /// Sends what the kernel takes at once of sealed bytes: how many.
+    pub fn try_send(&self, sealed: &[u8]) -> Result<usize> {
+        try_send(&self.socket, sealed)
+    }
+
+    /// The socket, to wait until it takes more.
+    pub fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     /// Sends bytes that are no frame, such as a Hello.
@@ -369,6 +413,26 @@ fn send_all(socket: impl AsFd, mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Sends what the kernel takes without a wait: how many bytes.
+fn try_send(socket: impl AsFd, bytes: &[u8]) -> Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::net::send(&socket, &bytes[sent..], flags) {
+            Ok(count) => sent += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sent)
+}
+
+/// Waits until a socket takes bytes, or is closed.
+pub fn await_writable(socket: impl AsFd) -> Result<()> {
+    await_ready(socket, PollFlags::OUT, Deadline::after(None))
+}
+
 /// Waits until a socket can be read or written, or for the deadline.
 fn await_ready(socket: impl AsFd, flags: PollFlags, deadline: Deadline) -> Result<()> {
     while !deadline.is_over() {
@@ -417,7 +481,7 @@ fn receive_raw<const N: usize>(socket: BorrowedFd<'_>, deadline: Deadline) -> Re
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use std::thread;
@@ -429,7 +493,7 @@ mod tests {
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
     }
 
-    fn channels(cipher: Cipher, order: ByteOrder) -> (Channel, Channel) {
+    pub(crate) fn channels(cipher: Cipher, order: ByteOrder) -> (Channel, Channel) {
         let (near, far) = sockets();
         let other = thread::spawn(move || Channel::respond(far, &SECRET, cipher, order, WITHIN));
         let near = Channel::initiate(near, &SECRET, cipher, order, WITHIN).unwrap();
@@ -482,7 +546,8 @@ mod tests {
     #[test]
     fn who_cannot_prove_the_key_in_time_is_refused() {
         let any = |far, secrets: &[&Secret], within| {
-            Channel::respond_to_any(far, secrets, Cipher::AesGcm, ByteOrder::Little, within)
+            let handshakes = secrets.iter().map(|secret| Handshake::responder(secret)).collect();
+            Channel::respond_to_any(far, handshakes, Cipher::AesGcm, ByteOrder::Little, within)
         };
         let (near, far) = sockets();
         send_message(&near, &Handshake::initiator(&SECRET).write()).unwrap();
@@ -490,7 +555,8 @@ mod tests {
         assert!(matches!(wrong, Err(ChannelError::Wire(WireError::NotProven))));
         let (near, far) = sockets();
         send_message(&near, &Handshake::initiator(&SECRET).write()).unwrap();
-        assert!(any(far, &[&Secret([1; 32]), &SECRET], WITHIN).is_ok(), "the second key fits");
+        let second = any(far, &[&Secret([1; 32]), &SECRET], WITHIN);
+        assert_eq!(second.map(|(_, index)| index).ok(), Some(1), "the second key fits");
         let (_near, far) = sockets();
         let silent = any(far, &[&SECRET], Duration::from_millis(1));
         assert!(matches!(silent, Err(ChannelError::Late)));

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod log;
 pub mod policy;
+pub mod proof;
 
 pub mod accounts;
 pub mod back_end;
@@ -33,6 +34,7 @@ pub mod keep;
 pub mod link;
 pub mod links;
 pub mod names;
+pub mod outbox;
 pub mod questions;
 pub mod sockets;
 pub mod stand_ins;

@@ -1,5 +1,6 @@
 //! One link, from the connection to its end: preamble, handshake, Hello, then a reader (the thread
-//! that runs it), a writer that drains the outbox, and a worker for what may take a moment.
+//! that runs it), a writer for what could not be sent at once, and a worker for what may take a
+//! moment.
 //!
 //! ```text
 //! dialler: connect ─ preamble ─ handshake ─ Hello ─▶ ◀─ Hello ─ check ─ frames
@@ -18,15 +19,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use dipc_wire::codec::WireError;
 use dipc_wire::ids::NodeId;
 use dipc_wire::limits::ADMISSION_MS;
 use dipc_wire::peer::PeerFrame;
 use dipc_wire::preamble::{Hello, Preamble, Purpose, Transport};
 
-use crate::channel::{Channel, ChannelReceiver, ChannelSender};
+use crate::channel::{Channel, ChannelError, ChannelReceiver};
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::links::{Link, OUTBOX_FRAMES};
+use crate::links::Link;
+use crate::outbox::{OUTBOX_FRAMES, Outbox};
+use crate::proof::Proof;
 use crate::sockets;
 
 /// Stack of the three threads of a link.
@@ -81,7 +85,8 @@ fn mismatch(ours: &Hello, theirs: &Hello) -> Option<String> {
 pub fn dial(daemon: &Arc<Daemon>, address: SocketAddr) {
     let mut said = String::new();
     while daemon.wants_to_dial(address) {
-        let ended = connect(daemon, address).and_then(|channel| greet(daemon, channel, address));
+        let ended = connect(daemon, address)
+            .and_then(|(channel, proof)| greet(daemon, channel, proof, address));
         match ended {
             Ok(()) => said.clear(),
             Err(error) => {
@@ -97,18 +102,24 @@ pub fn dial(daemon: &Arc<Daemon>, address: SocketAddr) {
     }
 }
 
-fn connect(daemon: &Daemon, address: SocketAddr) -> io::Result<Channel> {
+fn connect(daemon: &Daemon, address: SocketAddr) -> io::Result<(Channel, Proof)> {
     let config = daemon.config();
     let stream = sockets::dial(config.this_machine.ip(), address, &config.liveness, CONNECT_WAIT)?;
     let deadline = Duration::from_millis(ADMISSION_MS);
     io::Write::write_all(&mut &stream, &Preamble(Purpose::Link).encode())?;
-    let key = config.cluster_key.offered();
-    let socket = OwnedFd::from(stream);
-    Channel::initiate(socket, key, config.cipher, daemon.order, deadline).map_err(io::Error::other)
+    let (proof, socket) = (daemon.proof_for(address.ip()), OwnedFd::from(stream));
+    let handshake = proof.initiate(&daemon.node_key);
+    let channel = Channel::initiate_by(socket, handshake, config.cipher, daemon.order, deadline);
+    Ok((channel.map_err(io::Error::other)?, proof))
 }
 
 /// The dialler's side of Hello, then the link until it ends.
-fn greet(daemon: &Arc<Daemon>, mut channel: Channel, address: SocketAddr) -> io::Result<()> {
+fn greet(
+    daemon: &Arc<Daemon>,
+    mut channel: Channel,
+    proof: Proof,
+    address: SocketAddr,
+) -> io::Result<()> {
     let ours = own_hello(daemon);
     channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
     let theirs = read_hello(&mut channel)?;
@@ -123,7 +134,7 @@ fn greet(daemon: &Arc<Daemon>, mut channel: Channel, address: SocketAddr) -> io:
     if theirs.node == ours.node || !is_referee && !is_member(daemon, &theirs) {
         return Err(not_a_member(&theirs));
     }
-    let running = Running::start(daemon, channel, &theirs)?;
+    let running = Running::start(daemon, channel, proof, &theirs)?;
     // The link first: nobody else's may count as the referee's.
     daemon.links.insert(theirs.node, running.link.clone());
     if is_referee {
@@ -133,21 +144,16 @@ fn greet(daemon: &Arc<Daemon>, mut channel: Channel, address: SocketAddr) -> io:
     Ok(())
 }
 
-/// The dialled side, after the preamble. `proven` is called when the peer has shown the key.
+/// The dialled side, after the preamble. `admitted` is called when the peer is one of us.
 pub fn accept(
     daemon: &Arc<Daemon>,
     stream: TcpStream,
     from: IpAddr,
-    proven: impl FnOnce(),
+    deadline: Deadline,
+    admitted: impl FnOnce(),
 ) -> io::Result<()> {
-    let config = daemon.config();
-    let keys = config.cluster_key.accepted();
-    let deadline = Duration::from_millis(ADMISSION_MS);
-    let socket = OwnedFd::from(stream);
-    let channel = Channel::respond_to_any(socket, &keys, config.cipher, daemon.order, deadline);
-    let mut channel = channel.map_err(io::Error::other)?;
+    let (mut channel, proof) = prove(daemon, stream, from, deadline)?;
     let theirs = read_hello(&mut channel)?;
-    proven();
     let ours = own_hello(daemon);
     channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
     if let Some(why) = mismatch(&ours, &theirs) {
@@ -157,7 +163,7 @@ pub fn accept(
         let why = format!("refused: it says that it listens at {}", theirs.address);
         return Err(io::Error::other(why));
     }
-    let running = Running::start(daemon, channel, &theirs)?;
+    let running = Running::start(daemon, channel, proof, &theirs)?;
     let node = match daemon.names() {
         Some(names) => {
             let number = names.link_up(daemon, &theirs, Some(running.link.clone()));
@@ -175,8 +181,31 @@ pub fn accept(
             return Err(io::Error::other(why));
         }
     };
+    admitted();
     running.run(daemon, node);
     Ok(())
+}
+
+/// The handshake of who was dialled, by one of the proofs that are accepted from there.
+fn prove(
+    daemon: &Daemon,
+    stream: TcpStream,
+    from: IpAddr,
+    deadline: Deadline,
+) -> io::Result<(Channel, Proof)> {
+    let (cipher, order) = (daemon.config().cipher, daemon.order);
+    let mut proofs = daemon.proofs_from(from);
+    let handshakes = proofs.iter().map(|proof| proof.respond(&daemon.node_key)).collect();
+    let socket = OwnedFd::from(stream);
+    match Channel::respond_to_any(socket, handshakes, cipher, order, deadline.left()) {
+        Ok((channel, index)) => Ok((channel, proofs.swap_remove(index))),
+        Err(ChannelError::Wire(WireError::NotProven)) if proofs[0].is_of_node() => {
+            let why = "refused: it does not prove the node key that dipc.allow names, \
+                       or has a wrong key of the cluster";
+            Err(io::Error::other(why))
+        }
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 /// Whether the referee knows the peer by this number and address. Its word may still be on its way.
@@ -213,26 +242,31 @@ fn read_hello(channel: &mut Channel) -> io::Result<Hello> {
 struct Running {
     link: Arc<Link>,
     receiver: ChannelReceiver,
-    /// Held so that the writer ends when the link does.
-    stop_writer: crossbeam_channel::Sender<()>,
+}
+
+impl Drop for Running {
+    /// Its writer waits until it is closed, also if it was never run.
+    fn drop(&mut self) {
+        self.link.close();
+    }
 }
 
 impl Running {
-    fn start(daemon: &Daemon, channel: Channel, theirs: &Hello) -> io::Result<Running> {
+    fn start(
+        daemon: &Daemon,
+        channel: Channel,
+        proof: Proof,
+        theirs: &Hello,
+    ) -> io::Result<Running> {
         let socket = TcpStream::from(channel.socket().try_clone()?);
         let (sender, receiver) = channel.split();
-        let (outbox, frames) = bounded(OUTBOX_FRAMES);
-        let (stop_writer, stopped) = bounded(0);
-        let number = daemon.links.next_number();
-        let link = Link::new(number, theirs.address, theirs.incarnation, outbox, socket);
+        let (number, outbox) = (daemon.links.next_number(), Outbox::new(sender));
+        let link = Link::new(number, theirs.address, theirs.incarnation, proof, outbox, socket);
         let link = Arc::new(link);
         let written = link.clone();
-        thread::Builder::new().name("link-writer".into()).stack_size(STACK_BYTES).spawn(
-            move || {
-                write(sender, &frames, &stopped, &written);
-            },
-        )?;
-        Ok(Running { link, receiver, stop_writer })
+        let writer = thread::Builder::new().name("link-writer".into()).stack_size(STACK_BYTES);
+        writer.spawn(move || written.write())?;
+        Ok(Running { link, receiver })
     }
 
     /// Reads until the link ends.
@@ -253,7 +287,7 @@ impl Running {
             Err(error) => error.to_string(),
         };
         self.link.close();
-        drop((self.stop_writer, work));
+        drop(work);
         if daemon.links.remove(node, &self.link) {
             tracing::info!(op = "unlinked", peer = %node, reason = %ended);
         }
@@ -278,25 +312,6 @@ impl Running {
                 Ok(None) => return "closed".into(),
                 Err(error) => return error.to_string(),
             }
-        }
-    }
-}
-
-fn write(
-    mut sender: ChannelSender,
-    frames: &Receiver<PeerFrame>,
-    stopped: &Receiver<()>,
-    link: &Link,
-) {
-    loop {
-        let frame = crossbeam_channel::select! {
-            recv(frames) -> frame => frame,
-            recv(stopped) -> _ => return,
-        };
-        let Ok(frame) = frame else { return };
-        if sender.send(&frame, &[]).is_err() {
-            link.close();
-            return;
         }
     }
 }

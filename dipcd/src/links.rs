@@ -1,7 +1,7 @@
 //! The links of this node: who is linked, who was heard when, and how a frame gets to a node.
 //!
 //! Posting never waits: an outbox is bounded, and a full one means a peer that takes nothing, so
-//! its link is closed. A frame to a node without a link is dropped; every exchange repeats itself
+//! its link is closed ([`crate::outbox`]). A frame to a node without a link is dropped; every exchange repeats itself
 //! after the next Hello. Frames from one thread to one node arrive in the order they were posted.
 #![forbid(unsafe_code)]
 
@@ -18,10 +18,9 @@ use dipc_wire::ids::{Incarnation, NodeId, Req};
 use dipc_wire::peer::{Member, PeerFrame};
 
 use crate::clock::{Deadline, now_ms};
+use crate::outbox::Outbox;
+use crate::proof::Proof;
 use crate::questions::{Came, Questions};
-
-/// Frames that may wait for one peer.
-pub const OUTBOX_FRAMES: usize = 8192;
 
 /// One link, as those who post to it see it.
 pub struct Link {
@@ -31,35 +30,50 @@ pub struct Link {
     pub address: SocketAddr,
     /// Which life of the peer it is with.
     pub incarnation: Incarnation,
-    outbox: Sender<PeerFrame>,
+    /// What its peer has proven.
+    pub proof: Proof,
+    outbox: Outbox,
     socket: TcpStream,
     closed: AtomicBool,
 }
 
 impl Link {
-    /// A link whose writer takes frames from the other end of `outbox`.
+    /// A link that sends by `outbox`; somebody must do [`Link::write`].
     pub fn new(
         number: LinkNo,
         address: SocketAddr,
         incarnation: Incarnation,
-        outbox: Sender<PeerFrame>,
+        proof: Proof,
+        outbox: Outbox,
         socket: TcpStream,
     ) -> Link {
         let closed = AtomicBool::new(false);
-        Link { number, address, incarnation, outbox, socket, closed }
+        Link { number, address, incarnation, proof, outbox, socket, closed }
     }
 
     /// Sends a frame; a peer that takes none loses the link.
-    pub fn post(&self, frame: PeerFrame) {
-        if self.outbox.try_send(frame).is_err() {
+    pub fn post(&self, frame: &PeerFrame) {
+        self.post_raw(frame, &[]);
+    }
+
+    /// The same with bytes behind the frame.
+    pub fn post_raw(&self, frame: &PeerFrame, raw: &[u8]) {
+        if self.outbox.post(frame, raw).is_err() {
             self.close();
         }
+    }
+
+    /// Sends what could not be sent at once, until the link is closed.
+    pub fn write(&self) {
+        self.outbox.write();
+        self.close();
     }
 
     /// Ends it: its reader and writer notice. What it has brought and nobody has read is not
     /// believed any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.outbox.close();
         // An error says that it is closed already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -211,7 +225,7 @@ impl Links {
             return true;
         }
         let link = self.table.lock().links.get(&node).cloned();
-        link.inspect(|link| link.post(frame)).is_some()
+        link.inspect(|link| link.post(&frame)).is_some()
     }
 
     /// Says something to ourselves, by the road of all other frames.
@@ -432,6 +446,8 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dipc_wire::codec::ByteOrder;
+    use dipc_wire::noise::Cipher;
     use dipc_wire::peer::Standing;
 
     fn links() -> Links {
@@ -466,7 +482,8 @@ mod tests {
     fn what_a_closed_link_has_brought_is_not_believed() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (links, (outbox, _frames)) = (links(), crossbeam_channel::bounded(1));
+        let (near, _far) = crate::channel::tests::channels(Cipher::Plain, ByteOrder::Little);
+        let (links, outbox) = (links(), Outbox::new(near.split().0));
         let link = Link::new(links.next_number(), at(2), Incarnation(1), outbox, socket);
         let link = Arc::new(link);
         links.insert(node(2), link.clone());

@@ -124,7 +124,7 @@ impl Names {
                     }
                 }
                 Effect::Send { link, frame } => match state.links.get(&link) {
-                    Some(Known { link: Some(link), .. }) => link.post(frame),
+                    Some(Known { link: Some(link), .. }) => link.post(&frame),
                     Some(Known { link: None, .. }) => daemon.links.post_by_own_link(link, frame),
                     None => {}
                 },
