@@ -9,8 +9,7 @@ use std::net::SocketAddr;
 
 use crate::ids::{Epoch, Incarnation, Key, NodeId, ObjectId};
 use crate::limits::{
-    BODY_BYTES_MAX, SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX, SURVEY_SEMAPHORES_MAX,
-    SURVEY_USERS_MAX,
+    BODY_BYTES_MAX, SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX, SURVEY_SEMAPHORES_MAX, SURVEY_USERS_MAX,
 };
 use crate::sysv::{QueueStat, SegmentStat, SetStat};
 

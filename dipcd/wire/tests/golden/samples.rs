@@ -2,6 +2,8 @@
 //! line here; the old lines, and their bytes, stay.
 #![forbid(unsafe_code)]
 
+mod survey;
+
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -143,7 +145,7 @@ const REQ: Req = Req(0x0a0b);
 
 /// Every variant of `Call`.
 pub fn calls() -> Vec<Call> {
-    vec![
+    let mut calls = vec![
         Call::Get { kind: Kind::Queue, key: Key(40), flags: 0o11777, size: 512, nonce: Nonce(6) },
         Call::Resolve { kind: Kind::Queue, id: id() },
         Call::Join,
@@ -151,7 +153,9 @@ pub fn calls() -> Vec<Call> {
         Call::Removed { id: id() },
         Call::Describe { id: id(), pids: [12, 0] },
         Call::List { kind: Kind::Segment, after: Some(id()) },
-    ]
+    ];
+    calls.extend(survey::calls());
+    calls
 }
 
 /// Each call, as it is sent.
@@ -161,7 +165,7 @@ pub fn client_calls() -> Vec<ClientCall> {
 
 /// Every variant of `Answer`.
 pub fn answers() -> Vec<Answer> {
-    vec![
+    let mut answers = vec![
         Answer::Refused(SysvError::EEXIST),
         Answer::Object { id: id(), place: Place::Here { kernel: KernelId(32_769) } },
         Answer::Object { id: id(), place: Place::There { home: node(2) } },
@@ -170,7 +174,9 @@ pub fn answers() -> Vec<Answer> {
         Answer::Described { key: Key(40), pids: [12, 0] },
         Answer::Rows(vec![row()]),
         Answer::Done,
-    ]
+    ];
+    answers.extend(survey::answers());
+    answers
 }
 
 /// Every variant of `Held`.
@@ -304,6 +310,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     let mut frames = membership();
     frames.extend(names());
     frames.extend(sessions());
+    frames.extend(survey::peer_frames());
     frames
 }
 
