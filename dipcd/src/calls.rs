@@ -278,6 +278,7 @@ impl Service<'_> {
         })?;
         let (ticket, secret) = draw()?;
         daemon.clients.meets(client, home);
+        let withdrawals = daemon.withdrawals();
         let session = SessionId { client, image, slot };
         let (socket, terms) = if home == daemon.links.me() {
             self.own_wire(&caller, session, ticket, &secret)?
@@ -285,6 +286,10 @@ impl Service<'_> {
             self.remote_wire(home, &caller, session, ticket, &secret, deadline)?
         };
         self.keep_wire(client, image, slot, home, &socket)?;
+        if daemon.withdrawals() != withdrawals {
+            // What let it in may count no more; its client opens another if that may be.
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+        }
         Ok((Answer::Wire { secret, terms }, Some(socket)))
     }
 

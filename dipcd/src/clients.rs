@@ -156,19 +156,16 @@ impl Clients {
         ended(client, None, &ending.ends).map(|frame| (home, frame)).collect()
     }
 
+    /// Breaks the wires to every home for which `ends` says so: their clients open others if they
+    /// can.
+    pub fn break_wires(&self, ends: impl Fn(NodeId) -> bool) -> Kept {
+        self.table.lock().break_wires(ends)
+    }
+
     /// A home is lost: the wires to it are broken, and ends need not be reported there.
     pub fn lose_home(&self, home: NodeId) -> Kept {
         let mut table = self.table.lock();
-        let mut kept = Kept::default();
-        for (client, living) in &mut table.living {
-            let image = living.image;
-            let lost = living.wires.extract_if(|_, wire| wire.home == home);
-            for (slot, wire) in lost {
-                // An error says that the wire is broken already.
-                let _ = rustix::net::shutdown(&wire.socket, Shutdown::Both);
-                kept.release.push(Held::Wire { client: *client, image, slot, home });
-            }
-        }
+        let mut kept = table.break_wires(|of| of == home);
         let ends: Vec<_> = table.ending.keys().copied().collect();
         for (client, image) in ends {
             table.buried(home, client, image, &mut kept);
@@ -275,6 +272,20 @@ impl Clients {
 }
 
 impl Table {
+    fn break_wires(&mut self, ends: impl Fn(NodeId) -> bool) -> Kept {
+        let mut kept = Kept::default();
+        for (client, living) in &mut self.living {
+            let image = living.image;
+            for (slot, Wire { home, socket }) in living.wires.extract_if(|_, wire| ends(wire.home))
+            {
+                // An error says that the wire is broken already.
+                let _ = rustix::net::shutdown(&socket, Shutdown::Both);
+                kept.release.push(Held::Wire { client: *client, image, slot, home });
+            }
+        }
+        kept
+    }
+
     /// Turns a living image into an end to be reported: the reports to post now.
     fn end(
         &mut self,

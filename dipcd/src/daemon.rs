@@ -20,6 +20,7 @@ use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
 use dipc_wire::keeper::{Account, Cause, Held, StandIn};
 use dipc_wire::limits::NODES_MAX;
+use dipc_wire::noise::{NodeKey, PublicKey};
 use dipc_wire::peer::{Claimed, Member, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
@@ -33,6 +34,7 @@ use crate::keep::Keep;
 use crate::links::{Links, Unanswered};
 use crate::names::Names;
 use crate::pids::Pids;
+use crate::proof::Proof;
 use crate::stand_ins::StandIns;
 use crate::sys::ipc;
 use crate::undertaker::{Undertaker, Watched};
@@ -47,6 +49,8 @@ pub struct Daemon {
     pub order: ByteOrder,
     /// This life.
     pub incarnation: Incarnation,
+    /// This node's own key.
+    pub node_key: NodeKey,
     /// What survives a reboot.
     pub lib: LibDir,
     /// Links to other nodes.
@@ -70,6 +74,8 @@ pub struct Daemon {
     pub(crate) dialled: Mutex<HashSet<SocketAddr>>,
     pub(crate) stopping: Mutex<bool>,
     pub(crate) woken: Condvar,
+    /// See [`Daemon::withdrawals`].
+    pub(crate) withdrawn: AtomicU64,
     /// See [`Daemon::change_clients`].
     pub(crate) changing: Mutex<()>,
     /// By node: one link of it is served at a time.
@@ -104,19 +110,25 @@ impl Daemon {
         self.allow.read().permits(address)
     }
 
-    /// Goes on with files that were read again; links of addresses that may connect no more are
-    /// closed. Or the entries that cannot change while dipcd runs, and then nothing changes.
+    /// Goes on with files that were read again, and ends what they withdraw. Or the entries that
+    /// cannot change while dipcd runs, and then nothing changes.
     pub fn reload(&self, new: Config, allow: AllowList) -> Result<(), Vec<&'static str>> {
-        let merged = self.config().reload(new)?;
-        *self.config.write() = Arc::new(merged);
-        for (node, address) in self.links.others() {
-            if !allow.permits(address.ip()) {
-                tracing::warn!(op = "reload", peer = %node, %address, "not in dipc.allow any more");
-                self.links.close(node);
-            }
-        }
-        *self.allow.write() = allow;
+        let before = self.config();
+        let merged = Arc::new(before.reload(new)?);
+        *self.config.write() = merged;
+        let allowed_before = std::mem::replace(&mut *self.allow.write(), allow);
+        self.withdraw(&before.cluster_key, &allowed_before);
         Ok(())
+    }
+
+    /// What this node proves to the one at an address.
+    pub fn proof_for(&self, address: IpAddr) -> Proof {
+        Proof::offered(&self.config().cluster_key, &self.allow.read(), address)
+    }
+
+    /// What a peer from there may prove: any of these, at least one.
+    pub fn proofs_from(&self, address: IpAddr) -> Vec<Proof> {
+        Proof::accepted(&self.config().cluster_key, &self.allow.read(), address)
     }
 
     /// Whether the end has begun.
@@ -236,15 +248,21 @@ impl Daemon {
         }
     }
 
-    /// Whether this node dials that address: the referee's, and those of lower numbers.
+    /// Whether this node dials that address: the referee's, and those of lower numbers, if they may
+    /// take part.
     pub fn wants_to_dial(&self, address: SocketAddr) -> bool {
-        if self.is_stopping() || self.names.is_some() {
+        if self.is_stopping() || self.names.is_some() || !self.permits(address.ip()) {
             return false;
         }
         let me = self.links.me();
         let lower = |node: NodeId| me.is_admitted() && node < me;
         address == self.config().referee
             || self.links.others().iter().any(|(node, at)| *at == address && lower(*node))
+    }
+
+    /// The key by which the list, read last, knows the node at an address.
+    pub(crate) fn node_key_of(&self, address: IpAddr) -> Option<PublicKey> {
+        self.allow.read().node_key(address)
     }
 
     /// Starts a dialler for each address that needs one and has none.
@@ -280,13 +298,18 @@ impl Daemon {
 
     /// A node is lost to us: our wires to it break, and its clients end here.
     pub fn lost(&self, node: NodeId) {
+        let (wires, clients) = self.cut_off(node);
+        tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
+    }
+
+    /// Ends everything with a node: how many wires to it, and how many clients of it.
+    pub(crate) fn cut_off(&self, node: NodeId) -> (usize, usize) {
         let wires = self.change_clients(|clients| {
             let kept = clients.lose_home(node);
             let wires = kept.release.len();
             (kept, wires)
         });
-        let clients = self.stand_ins.lose_node(node, self.loss_cause());
-        tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
+        (wires, self.stand_ins.lose_node(node, self.loss_cause()))
     }
 
     /// A frame of ours to ourselves. An order by a link of ours that has ended is not obeyed: the
@@ -395,13 +418,17 @@ impl Daemon {
 
     /// The referee has said who there is.
     fn members(self: &Arc<Self>, members: &[Member]) {
-        self.links.set_members(members);
+        let gone = self.links.set_members(members);
         // On the referee's node a new member may be linked before this comes.
         let nodes = members.iter().map(|member| member.node);
         let nodes = nodes.chain(self.links.linked()).collect();
         self.change_clients(|clients| (clients.only_members(&nodes), ()));
         if self.names.is_none() {
             self.links.close_strangers();
+            for node in gone {
+                let (wires, clients) = self.cut_off(node);
+                tracing::warn!(op = "members", peer = %node, wires, clients, "no member any more");
+            }
         }
         self.dial_all();
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use dipc_wire::limits::ADMISSION_MS;
 use dipc_wire::preamble::{Preamble, Purpose};
 
+use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::{link, sockets};
 
@@ -75,24 +76,24 @@ fn serve(
     unknown: Unknown,
 ) -> io::Result<()> {
     sockets::accepted(&stream, &daemon.config().liveness)?;
-    match read_preamble(&stream)?.0 {
+    let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
+    match read_preamble(&stream, deadline)?.0 {
         Purpose::Wire(ticket) => {
             let admitted = daemon.stand_ins.redeem(ticket);
             let admitted = admitted.ok_or_else(|| io::Error::other("refused: no such ticket"))?;
             daemon.stand_ins.deliver(&admitted, &stream);
             Ok(())
         }
-        Purpose::Link => link::accept(daemon, stream, from, move || drop(unknown)),
+        Purpose::Link => link::accept(daemon, stream, from, deadline, move || drop(unknown)),
     }
 }
 
 /// The whole preamble within its time, however slowly it comes.
-fn read_preamble(mut stream: &TcpStream) -> io::Result<Preamble> {
-    let deadline = std::time::Instant::now() + Duration::from_millis(ADMISSION_MS);
+fn read_preamble(mut stream: &TcpStream, deadline: Deadline) -> io::Result<Preamble> {
     let mut bytes = [0; Preamble::BYTES];
     let mut have = 0;
     while have < bytes.len() {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.left();
         if left.is_zero() {
             return Err(late());
         }

@@ -41,3 +41,4 @@ pub mod stand_ins;
 pub mod start;
 pub mod stop;
 pub mod undertaker;
+pub mod withdraw;

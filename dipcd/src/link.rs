@@ -122,7 +122,8 @@ fn greet(
 ) -> io::Result<()> {
     let ours = own_hello(daemon);
     channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
-    let theirs = read_hello(&mut channel)?;
+    let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
+    let theirs = read_hello(&mut channel, deadline)?;
     if let Some(why) = mismatch(&ours, &theirs) {
         return Err(io::Error::other(format!("refused: {why}")));
     }
@@ -131,7 +132,7 @@ fn greet(
         return Err(io::Error::other(why));
     }
     let is_referee = address == daemon.config().referee;
-    if theirs.node == ours.node || !is_referee && !is_member(daemon, &theirs) {
+    if theirs.node == ours.node || !is_referee && !is_member(daemon, &theirs, deadline) {
         return Err(not_a_member(&theirs));
     }
     let running = Running::start(daemon, channel, proof, &theirs)?;
@@ -153,7 +154,7 @@ pub fn accept(
     admitted: impl FnOnce(),
 ) -> io::Result<()> {
     let (mut channel, proof) = prove(daemon, stream, from, deadline)?;
-    let theirs = read_hello(&mut channel)?;
+    let theirs = read_hello(&mut channel, deadline)?;
     let ours = own_hello(daemon);
     channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
     if let Some(why) = mismatch(&ours, &theirs) {
@@ -170,7 +171,7 @@ pub fn accept(
             admission(&number).inspect_err(|_| daemon.unlinked(running.link.number))?
         }
         None if theirs.node.is_admitted() => {
-            if !is_member(daemon, &theirs) {
+            if !is_member(daemon, &theirs, deadline) {
                 return Err(not_a_member(&theirs));
             }
             daemon.links.insert(theirs.node, running.link.clone());
@@ -209,8 +210,7 @@ fn prove(
 }
 
 /// Whether the referee knows the peer by this number and address. Its word may still be on its way.
-fn is_member(daemon: &Daemon, theirs: &Hello) -> bool {
-    let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
+fn is_member(daemon: &Daemon, theirs: &Hello, deadline: Deadline) -> bool {
     daemon.links.await_member(theirs.node, theirs.address, deadline)
 }
 
@@ -227,14 +227,9 @@ fn admission(number: &Receiver<Result<NodeId, String>>) -> io::Result<NodeId> {
     }
 }
 
-fn read_hello(channel: &mut Channel) -> io::Result<Hello> {
+fn read_hello(channel: &mut Channel, deadline: Deadline) -> io::Result<Hello> {
     let mut bytes = [0; Hello::BYTES];
-    channel
-        .receive_exact(
-            &mut bytes,
-            Deadline::after(Some(Duration::from_millis(ADMISSION_MS))).left(),
-        )
-        .map_err(io::Error::other)?;
+    channel.receive_exact(&mut bytes, deadline.left()).map_err(io::Error::other)?;
     Hello::decode(&bytes).map_err(io::Error::other)
 }
 

@@ -351,16 +351,24 @@ impl Links {
         }
     }
 
-    /// The referee has said who there is.
-    pub fn set_members(&self, members: &[Member]) {
+    /// The referee has said who there is. Who was a member and is none any more.
+    pub fn set_members(&self, members: &[Member]) -> Vec<NodeId> {
         let mut table = self.table.lock();
         table.listed = true;
-        table.peers.retain(|node, _| members.iter().any(|member| member.node == *node));
+        let mut gone = Vec::new();
+        table.peers.retain(|node, _| {
+            let stays = members.iter().any(|member| member.node == *node);
+            if !stays {
+                gone.push(*node);
+            }
+            stays
+        });
         for member in members {
             let fresh = Peer { address: member.address, heard_ms: now_ms(), lost: false };
             table.peers.entry(member.node).or_insert(fresh).address = member.address;
         }
         self.changed.notify_all();
+        gone
     }
 
     /// Where a node listens.
@@ -415,6 +423,29 @@ impl Links {
         links.iter().for_each(|link| link.close());
         lost.iter().for_each(|node| self.questions.broken(*node));
         lost
+    }
+
+    /// A node may take part no more: it is lost, at once.
+    pub fn expel(&self, node: NodeId) {
+        let mut table = self.table.lock();
+        if let Some(peer) = table.peers.get_mut(&node) {
+            peer.lost = true;
+        }
+        let link = table.links.remove(&node);
+        self.changed.notify_all();
+        drop(table);
+        if let Some(link) = link {
+            link.close();
+        }
+        self.questions.broken(node);
+    }
+
+    /// Closes every link for which `ends` says so, and says of which nodes.
+    pub fn close_those(&self, ends: impl Fn(&Link) -> bool) -> Vec<NodeId> {
+        let table = self.table.lock();
+        let ended: Vec<_> = table.links.iter().filter(|(_, link)| ends(link)).collect();
+        ended.iter().for_each(|(_, link)| link.close());
+        ended.into_iter().map(|(node, _)| *node).collect()
     }
 
     /// Closes the link of a node; its reader notices.
@@ -484,7 +515,10 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (near, _far) = crate::channel::tests::channels(Cipher::Plain, ByteOrder::Little);
         let (links, outbox) = (links(), Outbox::new(near.split().0));
-        let link = Link::new(links.next_number(), at(2), Incarnation(1), outbox, socket);
+        let allow = crate::allow::AllowList::Loopback;
+        let proof = Proof::offered(&crate::config::ClusterKey::Loopback, &allow, at(2).ip());
+        let number = links.next_number();
+        let link = Link::new(number, at(2), Incarnation(1), proof, outbox, socket);
         let link = Arc::new(link);
         links.insert(node(2), link.clone());
         assert!(links.is_current(node(2), &link));

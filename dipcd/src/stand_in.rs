@@ -154,6 +154,9 @@ impl StandingIn {
                     self.take_wire((image, slot), Wire { socket, secret, terms });
                 }
             }
+            ToStandIn::HangUp => {
+                self.shared.sessions.lock().values().for_each(|session| session.hang_up());
+            }
             ToStandIn::End { image, ends, piece: Piece::More, .. } => {
                 self.pieces.entry(image).or_default().extend(ends);
             }

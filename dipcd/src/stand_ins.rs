@@ -178,8 +178,25 @@ impl StandIns {
         false
     }
 
+    /// Has the stand-ins of every node for which `ends` says so drop their wires, and takes their
+    /// nodes' tickets back. Sessions go on over other wires.
+    pub fn hang_up(&self, ends: impl Fn(NodeId) -> bool) {
+        let mut table = self.table.lock();
+        table.tickets.retain(|_, ticket| !ends(ticket.session.client.node));
+        let running = table.running.iter().filter(|(stand_in, _)| ends(stand_in.client.node));
+        let concerned: Vec<_> = running.map(|(_, control)| control.clone()).collect();
+        drop(table);
+        for control in &concerned {
+            if packets::send(control, &ToStandIn::HangUp, &[]).is_err() {
+                // It has ended, or somebody has stopped it: its control socket is to say so.
+                let _ = rustix::net::shutdown(control, Shutdown::Both);
+            }
+        }
+    }
+
     /// A node is lost: its clients' stand-ins end, and those clients are fenced.
     pub fn lose_node(&self, node: NodeId, cause: Cause) -> usize {
+        self.table.lock().tickets.retain(|_, ticket| ticket.session.client.node != node);
         let clients = self.clients_of(node);
         for client in &clients {
             self.end(*client, None, &[], cause, Piece::Last);

@@ -69,6 +69,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let daemon = Arc::new(Daemon {
         order: options.order,
         incarnation,
+        node_key: lib.node_key()?,
         links,
         home: Home::open(&config.state_dir)?,
         clients: Clients::default(),
@@ -82,6 +83,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         dialled: Mutex::new(HashSet::new()),
         stopping: Mutex::new(false),
         woken: Condvar::new(),
+        withdrawn: AtomicU64::new(0),
         changing: Mutex::new(()),
         serving: [const { Mutex::new(()) }; _],
         starting: Mutex::new(()),

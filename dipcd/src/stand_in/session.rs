@@ -140,6 +140,13 @@ impl Session {
         None
     }
 
+    /// Breaks the wire in use, and forgets one that waits.
+    pub(super) fn hang_up(&self) {
+        let mut state = self.state.lock();
+        state.break_wire();
+        state.offered = None;
+    }
+
     /// The next wire to serve; waits for it. `None`: the session has ended.
     pub(super) fn next_wire(&self) -> Option<Wire> {
         let mut state = self.state.lock();

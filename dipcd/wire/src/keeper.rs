@@ -150,6 +150,8 @@ pub enum ToStandIn {
         /// Whether more follow.
         piece: Piece,
     },
+    /// Drop the wires of every session; the sessions go on when others come. Not answered.
+    HangUp,
 }
 
 /// Why sessions end.
