@@ -127,6 +127,7 @@ fn rights_in(status: &str) -> Rights {
         ipc_owner: held.contains(CapabilitySet::IPC_OWNER),
         sys_admin: held.contains(CapabilitySet::SYS_ADMIN),
         sys_resource: held.contains(CapabilitySet::SYS_RESOURCE),
+        ipc_lock: held.contains(CapabilitySet::IPC_LOCK),
     }
 }
 
@@ -259,6 +260,7 @@ fn capability_set(rights: Rights) -> CapabilitySet {
     when(rights.ipc_owner, CapabilitySet::IPC_OWNER)
         | when(rights.sys_admin, CapabilitySet::SYS_ADMIN)
         | when(rights.sys_resource, CapabilitySet::SYS_RESOURCE)
+        | when(rights.ipc_lock, CapabilitySet::IPC_LOCK)
 }
 
 fn own_account_only(account: &Account) -> io::Result<()> {

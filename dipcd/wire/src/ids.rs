@@ -153,6 +153,11 @@ impl fmt::Display for ObjectId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KernelId(pub i32);
 
+impl KernelId {
+    /// What the kernel knows no object by: a segment has none behind it.
+    pub const NONE: KernelId = KernelId(-1);
+}
+
 /// Leave of the referee to create one object. Given by the referee, growing; dies when the
 /// object is confirmed, refused or abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -19,6 +19,18 @@ pub const MSG_EXCEPT: i32 = 0o20000;
 pub const MSG_COPY: i32 = 0o40000;
 /// `SEM_UNDO` of semop(2).
 pub const SEM_UNDO: i16 = 0x1000;
+/// `SHM_RDONLY` of shmat(2).
+pub const SHM_RDONLY: i32 = 0o10000;
+/// `SHM_RND` of shmat(2).
+pub const SHM_RND: i32 = 0o20000;
+/// `SHM_REMAP` of shmat(2).
+pub const SHM_REMAP: i32 = 0o40000;
+/// `SHM_EXEC` of shmat(2).
+pub const SHM_EXEC: i32 = 0o100000;
+/// `SHM_DEST` in a mode: the segment is deleted at its last detach.
+pub const SHM_DEST: u32 = 0o1000;
+/// `SHM_LOCKED` in a mode.
+pub const SHM_LOCKED: u32 = 0o2000;
 
 /// The nine permission bits of a mode or of get flags.
 pub const PERMISSIONS: i32 = 0o777;
@@ -217,6 +229,8 @@ pub struct Rights {
     pub sys_admin: bool,
     /// `CAP_SYS_RESOURCE`: `msg_qbytes` may exceed `msgmnb`.
     pub sys_resource: bool,
+    /// `CAP_IPC_LOCK`: others' segments may be locked.
+    pub ipc_lock: bool,
 }
 
 /// Whether `ipcperms` of the kernel (ipc/util.c) would grant `flags` on an object to somebody.

@@ -19,10 +19,11 @@ use dipc_wire::codec::{
 };
 use dipc_wire::keeper::{FromKeeper, FromStandIn, Held, ToKeeper, ToStandIn};
 use dipc_wire::limits::{FRAME_BYTES_MAX, VERSION};
+use dipc_wire::memory::{ToHome, ToReplica};
 use dipc_wire::op::{Op, Outcome, Reply, Request};
 use dipc_wire::peer::{Asked, Claimed, PeerFrame};
 use dipc_wire::preamble::{Hello, Preamble};
-use dipc_wire::sysv::SysvError;
+use dipc_wire::sysv::{SegmentControl, SysvError};
 use proptest::prelude::*;
 use samples::variants;
 use serde::Serialize;
@@ -141,6 +142,9 @@ fn every_variant_has_its_bytes() {
     cover::<Claimed>(&samples::claimed());
     cover::<Asked>(&samples::asked());
     cover::<PeerFrame>(&samples::peer_frames());
+    cover::<SegmentControl>(&samples::memory::controls());
+    cover::<ToHome>(&samples::memory::to_home());
+    cover::<ToReplica>(&samples::memory::to_replica());
     book.frames("SysvError", SysvError::ALL);
     book.frames("PeerFrame", &samples::peer_frames());
     for preamble in samples::preambles() {

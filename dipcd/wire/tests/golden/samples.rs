@@ -2,6 +2,7 @@
 //! line here; the old lines, and their bytes, stay.
 #![forbid(unsafe_code)]
 
+pub mod memory;
 mod survey;
 
 use std::fmt;
@@ -102,7 +103,7 @@ fn terms() -> WireTerms {
 }
 
 fn rights() -> Rights {
-    Rights { ipc_owner: true, sys_admin: false, sys_resource: true }
+    Rights { ipc_owner: true, sys_admin: false, sys_resource: true, ipc_lock: false }
 }
 
 fn perm() -> Perm {
@@ -154,6 +155,7 @@ pub fn calls() -> Vec<Call> {
         Call::Describe { id: id(), pids: [12, 0] },
         Call::List { kind: Kind::Segment, after: Some(id()) },
     ];
+    calls.extend(memory::calls());
     calls.extend(survey::calls());
     calls
 }
@@ -175,19 +177,22 @@ pub fn answers() -> Vec<Answer> {
         Answer::Rows(vec![row()]),
         Answer::Done,
     ];
+    answers.extend(memory::answers());
     answers.extend(survey::answers());
     answers
 }
 
 /// Every variant of `Held`.
 pub fn held() -> Vec<Held> {
-    vec![
+    let mut held = vec![
         Held::Listener,
         Held::Client(client()),
         Held::Done(client(), Image(2)),
         Held::Wire { client: client(), image: Image(2), slot: Slot(7), home: node(2) },
         Held::StandIn(stand_in()),
-    ]
+    ];
+    held.extend(memory::held());
+    held
 }
 
 /// Every variant of `ToKeeper`.
@@ -221,6 +226,7 @@ pub fn to_stand_in() -> Vec<ToStandIn> {
         end(Some(Image(2)), Cause::Reported, Piece::More),
         end(None, Cause::LostAgain, Piece::Last),
         end(None, Cause::LostDrop, Piece::Last),
+        ToStandIn::HangUp,
     ]
 }
 
@@ -310,6 +316,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     let mut frames = membership();
     frames.extend(names());
     frames.extend(sessions());
+    frames.extend(memory::peer_frames());
     frames.extend(survey::peer_frames());
     frames
 }
