@@ -100,7 +100,8 @@ impl BackEnd {
                     if self.daemon.is_stopping() {
                         return;
                     }
-                    tracing::warn!(op = "accept", %error);
+                    let own = rustix::process::geteuid().as_raw();
+                    self.daemon.refusals.of_program(std::process::id(), own, error);
                     self.daemon.pause(Duration::from_millis(100));
                     continue;
                 }
@@ -129,7 +130,8 @@ impl BackEnd {
         };
         let most = self.daemon.config().user_limits.clients as usize;
         let Some(_share) = self.shares.take(peer.uid, most) else {
-            tracing::warn!(op = "call", uid = peer.uid, "refused: user_clients_max is reached");
+            let reason = "refused: user_clients_max is reached";
+            self.daemon.refusals.of_program(peer.pid, peer.uid, reason);
             answer(connection, &Answer::Refused(SysvError::ENOSPC), None);
             return;
         };
@@ -146,7 +148,8 @@ impl BackEnd {
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(op = "call", pid = peer.pid, uid = peer.uid, %error, "not a call");
+                let reason = format!("not a call: {error}");
+                self.daemon.refusals.of_program(peer.pid, peer.uid, reason);
                 answer(connection, &Answer::Refused(SysvError::ENOSYS), None);
             }
         }

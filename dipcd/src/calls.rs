@@ -189,8 +189,13 @@ impl Service<'_> {
             daemon.tell_referee(PeerFrame::Abandon { claim });
             return Ok(None);
         }
-        let objects_max = daemon.config().user_limits.objects;
-        let made = daemon.home.create(want, &own_account(caller), claim, id, objects_max);
+        if !daemon.home.has_room(caller.uid, daemon.config().user_limits.objects) {
+            let reason = "refused: user_objects_max is reached";
+            daemon.refusals.of_program(self.peer.pid, caller.uid, reason);
+            daemon.tell_referee(PeerFrame::Abandon { claim });
+            return Err(SysvError::ENOSPC);
+        }
+        let made = daemon.home.create(want, &own_account(caller), claim, id);
         let (kernel, verdict) = made.inspect_err(|_| {
             daemon.tell_referee(PeerFrame::Abandon { claim });
         })?;

@@ -35,6 +35,7 @@ use crate::links::{Links, Unanswered};
 use crate::names::Names;
 use crate::pids::Pids;
 use crate::proof::Proof;
+use crate::refusals::Refusals;
 use crate::stand_ins::StandIns;
 use crate::sys::ipc;
 use crate::undertaker::{Undertaker, Watched};
@@ -65,6 +66,8 @@ pub struct Daemon {
     pub undertaker: Undertaker,
     /// What outlives us.
     pub keep: Keep,
+    /// Who was turned away lately.
+    pub refusals: Refusals,
     pub(crate) config: RwLock<Arc<Config>>,
     pub(crate) allow: RwLock<AllowList>,
     pub(crate) pids: Pids,

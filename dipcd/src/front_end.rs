@@ -2,13 +2,16 @@
 //! goes on in `link.rs`, a wire is handed to its stand-in and leaves this process.
 //!
 //! Nobody is believed here: the address must be allowed, the bytes must come within a second, and
-//! at most [`UNKNOWN_MAX`] connections may be in that second at once.
+//! only so many connections may be in that second at once. Strangers have a share of their own, and
+//! each address a part of it, so that however many knock, members get in.
 #![forbid(unsafe_code)]
 
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,53 +22,100 @@ use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::{link, sockets};
 
-/// Connections that have not yet proven anything.
-pub const UNKNOWN_MAX: usize = 256;
+/// Connections of strangers that have not yet proven anything, and as many of members.
+const UNKNOWN_MAX: usize = 256;
+/// Those of one stranger's address.
+const UNKNOWN_OF_ONE: usize = 64;
 /// Stack of a connection's thread.
 const STACK_BYTES: usize = 256 << 10;
 
-/// Counts a connection while it is unknown.
-struct Unknown(Arc<AtomicUsize>);
+/// The connections that have not yet proven anything.
+#[derive(Default)]
+struct Waiting {
+    members: usize,
+    strangers: usize,
+    /// Of `strangers`.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// One of them; counted until it is dropped.
+struct Unknown {
+    waiting: Arc<Mutex<Waiting>>,
+    /// `None`: a member's.
+    stranger: Option<IpAddr>,
+}
+
+impl Unknown {
+    fn count(waiting: &Arc<Mutex<Waiting>>, stranger: Option<IpAddr>) -> Option<Unknown> {
+        let mut counts = waiting.lock();
+        let Waiting { members, strangers, by_address } = &mut *counts;
+        match stranger {
+            None if *members >= UNKNOWN_MAX => return None,
+            None => *members += 1,
+            Some(_) if *strangers >= UNKNOWN_MAX => return None,
+            Some(address) => {
+                let of_one = by_address.entry(address).or_default();
+                if *of_one >= UNKNOWN_OF_ONE {
+                    return None;
+                }
+                *of_one += 1;
+                *strangers += 1;
+            }
+        }
+        Some(Unknown { waiting: waiting.clone(), stranger })
+    }
+}
 
 impl Drop for Unknown {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut counts = self.waiting.lock();
+        let Some(address) = self.stranger else {
+            counts.members -= 1;
+            return;
+        };
+        counts.strangers -= 1;
+        if let Some(of_one) = counts.by_address.get_mut(&address) {
+            *of_one -= 1;
+            if *of_one == 0 {
+                counts.by_address.remove(&address);
+            }
+        }
     }
 }
 
 /// Accepts until the daemon stops.
 pub fn run(daemon: &Arc<Daemon>, listener: &TcpListener) {
-    let unknown = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::default();
     while !daemon.is_stopping() {
         match listener.accept() {
-            Ok((stream, from)) => admit(daemon, stream, from, &unknown),
+            Ok((stream, from)) => admit(daemon, stream, from, &waiting),
             Err(error) => {
-                tracing::warn!(op = "accept", %error);
+                let own = daemon.config().this_machine;
+                daemon.refusals.of_peer(own.ip(), own, error);
                 daemon.pause(Duration::from_millis(100));
             }
         }
     }
 }
 
-fn admit(daemon: &Arc<Daemon>, stream: TcpStream, from: SocketAddr, unknown: &Arc<AtomicUsize>) {
+fn admit(daemon: &Arc<Daemon>, stream: TcpStream, from: SocketAddr, waiting: &Arc<Mutex<Waiting>>) {
+    let refuse = |why: &dyn fmt::Display| daemon.refusals.of_peer(from.ip(), from, why);
     if !daemon.permits(from.ip()) {
-        tracing::warn!(op = "accept", peer = %from, "refused: not in dipc.allow");
-        return;
+        return refuse(&"refused: not in dipc.allow");
     }
-    if unknown.fetch_add(1, Ordering::AcqRel) >= UNKNOWN_MAX {
-        unknown.fetch_sub(1, Ordering::AcqRel);
-        tracing::warn!(op = "accept", peer = %from, "refused: too many unknown connections");
-        return;
-    }
-    let (daemon, counted) = (daemon.clone(), Unknown(unknown.clone()));
+    let stranger = (!daemon.links.knows(from.ip())).then_some(from.ip());
+    let Some(unknown) = Unknown::count(waiting, stranger) else {
+        return refuse(&"refused: too many unknown connections");
+    };
     let thread = thread::Builder::new().name("front_end".into()).stack_size(STACK_BYTES);
+    let served = daemon.clone();
     let started = thread.spawn(move || {
-        if let Err(error) = serve(&daemon, stream, from.ip(), counted) {
-            tracing::warn!(op = "accept", peer = %from, %error);
+        if let Err(error) = serve(&served, stream, from.ip(), unknown) {
+            served.refusals.of_peer(from.ip(), from, error);
         }
     });
     if let Err(error) = started {
-        tracing::warn!(op = "accept", peer = %from, %error);
+        refuse(&error);
     }
 }
 
@@ -112,4 +162,27 @@ fn read_preamble(mut stream: &TcpStream, deadline: Deadline) -> io::Result<Pream
 
 fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "it did not say in time what it wants")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_take_no_place_of_members_nor_one_of_them_all() {
+        let waiting = Arc::default();
+        let stranger = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+        let mut held: Vec<_> =
+            (0..UNKNOWN_MAX).map(|_| Unknown::count(&waiting, stranger(1))).collect();
+        assert_eq!(held.iter().flatten().count(), UNKNOWN_OF_ONE);
+        for last in 2..=255 {
+            held.extend((0..4).map(|_| Unknown::count(&waiting, stranger(last))));
+        }
+        assert_eq!(held.iter().flatten().count(), UNKNOWN_MAX);
+        let members: Vec<_> = (0..=UNKNOWN_MAX).map(|_| Unknown::count(&waiting, None)).collect();
+        assert_eq!(members.iter().flatten().count(), UNKNOWN_MAX);
+        drop((held, members));
+        let counts = waiting.lock();
+        assert_eq!((counts.members, counts.strangers, counts.by_address.len()), (0, 0, 0));
+    }
 }

@@ -96,6 +96,11 @@ impl Home {
         Ok(Home { objects, awaited: Mutex::default() })
     }
 
+    /// Whether a user may make another object.
+    pub fn has_room(&self, uid: u32, objects_max: u32) -> bool {
+        self.objects.lock().made_by.get(&uid).is_none_or(|made| *made < objects_max)
+    }
+
     /// Makes an object, unpublished, as its creator; the referee's verdict comes by the channel.
     pub fn create(
         &self,
@@ -103,12 +108,7 @@ impl Home {
         account: &Account,
         claim: ClaimNo,
         id: ObjectId,
-        objects_max: u32,
     ) -> Result<(KernelId, Receiver<Verdict>), SysvError> {
-        if self.objects.lock().made_by.get(&account.uid).is_some_and(|made| *made >= objects_max) {
-            tracing::warn!(op = "create", uid = account.uid, "user_objects_max is reached");
-            return Err(SysvError::ENOSPC);
-        }
         let mode = want.flags & PERMISSIONS;
         let made = credentials::with_effective(account, || ipc::create(want.kind, want.size, mode));
         let kernel = made.map_err(|_| SysvError::EPERM)??;

@@ -36,6 +36,7 @@ pub mod links;
 pub mod names;
 pub mod outbox;
 pub mod questions;
+pub mod refusals;
 pub mod sockets;
 pub mod stand_ins;
 pub mod start;

@@ -8,7 +8,7 @@
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -374,6 +374,11 @@ impl Links {
     /// Where a node listens.
     pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
         self.table.lock().peers.get(&node).map(|peer| peer.address)
+    }
+
+    /// Whether a node that we know of listens there.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        self.table.lock().peers.values().any(|peer| peer.address.ip() == address)
     }
 
     /// Every node we know of but ourselves, and where it listens.

@@ -33,6 +33,7 @@ use crate::keep::{Found, Keep};
 use crate::links::Links;
 use crate::names::Names;
 use crate::pids::Pids;
+use crate::refusals::Refusals;
 use crate::stand_ins::StandIns;
 use crate::sys::packets;
 use crate::undertaker::{Undertaker, Watch, Watched};
@@ -76,6 +77,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         stand_ins: StandIns::default(),
         undertaker: Undertaker::new()?,
         keep,
+        refusals: Refusals::default(),
         allow: RwLock::new(allow),
         pids: Pids::open(&config.state_dir)?,
         names,
@@ -271,6 +273,7 @@ fn tick(daemon: &Arc<Daemon>) {
             names.step(daemon, referee::Event::Tick);
         }
         daemon.dial_all();
+        daemon.refusals.settle();
         daemon.pause(liveness.heartbeat);
     }
 }
