@@ -85,12 +85,14 @@ pub enum Call {
     /// Answered by `Traps`.
     HowToTrap,
     /// The image's means to serve its pages: a userfaultfd comes with this, or (mprotect) one end
-    /// of a stream socket pair at whose other end its helper thread waits. Answered by `Done`.
+    /// of a pair of sockets at whose other end its helper thread waits ([`crate::trap`]); then the
+    /// process may have attachments already, all closed, which it inherited over fork and which
+    /// stand in /proc/PID/maps. Answered by `Done`.
     Trap {
         /// Which means.
         trap: Trap,
-        /// The address of its sentinel page, which no child inherits: dipcd writes the image's
-        /// number there ([`Mm`]).
+        /// The address of its sentinel page, which no child inherits: the image's number ([`Mm`])
+        /// is written there by dipcd, or by the helper that dipcd tells it.
         sentinel: u64,
     },
     /// `shmat`, before the mapping. Answered by `Attached` with a descriptor of the file.

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | libdipc - its dipcd | [`client`] | UNIX socket, one packet each way per call |
 //! | libdipc - its stand-in at home | [`op`] | a wire: TCP and Noise |
+//! | dipcd - a program's helper thread | [`trap`] | a pair of UNIX sockets |
 //! | dipcd - dipcd | [`peer`], pages: [`memory`] | a link: TCP and Noise |
 //! | dipcd - its keeper, dipcd - a stand-in | [`keeper`] | private UNIX sockets |
 //!
@@ -24,3 +25,4 @@ pub mod peer;
 pub mod preamble;
 pub mod survey;
 pub mod sysv;
+pub mod trap;
