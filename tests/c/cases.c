@@ -125,12 +125,21 @@ static int ask_maker(const char *path, const char *request)
     return -1;
 }
 
-/* Creates here, as somebody else if need be: a child makes the object and the parent gets it. */
-static int make_here(const char *kind, uid_t uid, key_t key, int count, int flags)
+static int create(const char *kind, key_t key, long count, int flags)
 {
-    int queue = strcmp(kind, "queue") == 0;
+    flags |= IPC_CREAT;
+    if (strcmp(kind, "queue") == 0)
+        return msgget(key, flags);
+    if (strcmp(kind, "set") == 0)
+        return semget(key, (int)count, flags);
+    return shmget(key, (size_t)count, flags);
+}
+
+/* Creates here, as somebody else if need be: a child makes the object and the parent gets it. */
+static int make_here(const char *kind, uid_t uid, key_t key, long count, int flags)
+{
     if (uid == geteuid())
-        return queue ? msgget(key, flags | IPC_CREAT) : semget(key, count, flags | IPC_CREAT);
+        return create(kind, key, count, flags);
     int answer[2], result[2] = { -1, EPROTO };
     if (pipe2(answer, O_CLOEXEC) < 0)
         die("pipe");
@@ -138,7 +147,7 @@ static int make_here(const char *kind, uid_t uid, key_t key, int count, int flag
     if (pid == 0) {
         if (!become(uid))
             _exit(2);
-        result[0] = queue ? msgget(key, flags | IPC_CREAT) : semget(key, count, flags | IPC_CREAT);
+        result[0] = create(kind, key, count, flags);
         result[1] = errno;
         ssize_t sent = write(answer[1], result, sizeof result);
         _exit(sent < 0);
@@ -153,7 +162,7 @@ static int make_here(const char *kind, uid_t uid, key_t key, int count, int flag
     return result[0];
 }
 
-static int make(const char *kind, uid_t uid, key_t key, int count, int flags)
+static int make(const char *kind, uid_t uid, key_t key, long count, int flags)
 {
     const char *maker = getenv("DIPC_TEST_MAKER");
     int saved = errno;
@@ -165,7 +174,7 @@ static int make(const char *kind, uid_t uid, key_t key, int count, int flags)
         return id;
     }
     char request[128];
-    snprintf(request, sizeof request, "%s %d %d %o %d", kind, (int)key, count, flags, (int)uid);
+    snprintf(request, sizeof request, "%s %d %ld %o %d", kind, (int)key, count, flags, (int)uid);
     int id = ask_maker(maker, request);
     if (id >= 0)
         errno = saved;
@@ -182,6 +191,16 @@ int make_set_as(uid_t uid, key_t key, int count, int flags)
 }
 
 int make_set(key_t key, int count, int flags) { return make_set_as(geteuid(), key, count, flags); }
+
+int make_segment_as(uid_t uid, key_t key, size_t bytes, int flags)
+{
+    return make("segment", uid, key, (long)bytes, flags);
+}
+
+int make_segment(key_t key, size_t bytes, int flags)
+{
+    return make_segment_as(geteuid(), key, bytes, flags);
+}
 
 int become(uid_t uid)
 {
@@ -319,6 +338,9 @@ static void sweep(void)
         int set = semget(row_key(n), 0, get_flag());
         if (set >= 0)
             semctl(set, 0, IPC_RMID);
+        int segment = shmget(row_key(n), 0, get_flag());
+        if (segment >= 0)
+            shmctl(segment, IPC_RMID, NULL);
     }
 }
 

@@ -19,6 +19,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/types.h>
 
 #ifndef MSG_COPY
@@ -29,6 +30,9 @@
 #endif
 #ifndef SEM_STAT_ANY
 #define SEM_STAT_ANY 20
+#endif
+#ifndef SHM_STAT_ANY
+#define SHM_STAT_ANY 15
 #endif
 
 enum { NOBODY = 65534, DAEMON = 1, KEYS_PER_ROW = 8 };
@@ -73,6 +77,8 @@ int make_queue_as(uid_t uid, key_t key, int flags);
 int make_queue(key_t key, int flags);
 int make_set_as(uid_t uid, key_t key, int count, int flags);
 int make_set(key_t key, int count, int flags);
+int make_segment_as(uid_t uid, key_t key, size_t bytes, int flags);
+int make_segment(key_t key, size_t bytes, int flags);
 
 /* How many objects the kernel at home allows, 0 when that is not to be tried. */
 int object_limit(void);

@@ -16,6 +16,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -44,14 +45,19 @@ static int listen_at(const char *path)
 static int make(const char *request)
 {
     char kind[16];
-    int key, count, flags, uid;
-    if (sscanf(request, "%15s %d %d %o %d", kind, &key, &count, (unsigned *)&flags, &uid) != 5)
+    int key, flags, uid, id;
+    long count;
+    if (sscanf(request, "%15s %d %ld %o %d", kind, &key, &count, (unsigned *)&flags, &uid) != 5)
         return -EPROTO;
     if (geteuid() == 0 && uid != 0)
         if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
             return -errno;
-    int queue = strcmp(kind, "queue") == 0;
-    int id = queue ? msgget(key, flags | IPC_CREAT) : semget(key, count, flags | IPC_CREAT);
+    if (strcmp(kind, "queue") == 0)
+        id = msgget(key, flags | IPC_CREAT);
+    else if (strcmp(kind, "set") == 0)
+        id = semget(key, (int)count, flags | IPC_CREAT);
+    else
+        id = shmget(key, (size_t)count, flags | IPC_CREAT);
     return id < 0 ? -errno : id;
 }
 
