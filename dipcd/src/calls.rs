@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dipc_wire::client::{Answer, Call, ClientCall, Place, WireTerms};
 use dipc_wire::ids::{
-    ClaimNo, ClientId, Image, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot, TicketId,
+    ClaimNo, ClientId, Image, KernelId, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot, TicketId,
 };
 use dipc_wire::keeper::Held;
 use dipc_wire::limits::{GROUPS_MAX, SESSIONS_MAX};
@@ -22,7 +22,7 @@ use crate::accounts::own_account;
 use crate::clients::Kept;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::home::{self, Look, Verdict, Want};
+use crate::home::{self, Look, Maker, Verdict, Want};
 use crate::links::Unanswered;
 use crate::sockets;
 use crate::sys::credentials::{self, Namespaces, Peer};
@@ -195,7 +195,11 @@ impl Service<'_> {
             daemon.tell_referee(PeerFrame::Abandon { claim });
             return Err(SysvError::ENOSPC);
         }
-        let made = daemon.home.create(want, &own_account(caller), claim, id);
+        let account = own_account(caller);
+        let pid = i32::try_from(caller.client.pid).unwrap_or(0);
+        let segment_bytes_max = daemon.config().user_limits.segment_bytes;
+        let maker = Maker { account: &account, pid, segment_bytes_max };
+        let made = daemon.home.create(want, &maker, claim, id);
         let (kernel, verdict) = made.inspect_err(|_| {
             daemon.tell_referee(PeerFrame::Abandon { claim });
         })?;
@@ -222,10 +226,12 @@ impl Service<'_> {
         &self,
         id: ObjectId,
         home: NodeId,
-        kernel: Option<dipc_wire::ids::KernelId>,
+        kernel: Option<KernelId>,
     ) -> Answer {
         let place = match kernel {
-            Some(kernel) if self.world.ipc_is_ours => Place::Here { kernel },
+            Some(kernel) if self.world.ipc_is_ours && kernel != KernelId::NONE => {
+                Place::Here { kernel }
+            }
             _ => Place::There { home },
         };
         Answer::Object { id, place }

@@ -1,8 +1,9 @@
 //! The objects this node is home to: made here by the claims of our programs, looked at for
 //! everyone who gets them, reported to the referee, destroyed when they are void.
 //!
-//! The kernel decides whether an object exists; the table only says which ones are ours. So an
-//! object that somebody removed behind our back is found gone by the next who asks.
+//! The kernel decides whether a queue or a set exists; the table only says which ones are ours. So
+//! an object that somebody removed behind our back is found gone by the next who asks. Segments
+//! have no kernel object: [`Segments`] decides of them.
 #![forbid(unsafe_code)]
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -18,6 +19,7 @@ use dipc_wire::peer::{Asked, PeerFrame, Reported};
 use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, SysvError, may_use};
 
 use crate::clients::pieces;
+use crate::memory::segments::{Bounds, Segments};
 use crate::objects::{OBJECTS_MAX, ObjectRecord, ObjectState, ObjectTable};
 use crate::sys::{credentials, ipc};
 
@@ -40,6 +42,17 @@ pub struct Want {
     pub size: u64,
     /// Which call it is.
     pub nonce: Option<Nonce>,
+}
+
+/// Who makes an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker<'a> {
+    /// As whom.
+    pub account: &'a Account,
+    /// Its pid on its own node.
+    pub pid: i32,
+    /// Bytes that all segments of one user may have (`user_segment_bytes_max`).
+    pub segment_bytes_max: u64,
 }
 
 /// What the referee said of an object we made.
@@ -76,6 +89,8 @@ struct Objects {
 
 /// The objects of this node.
 pub struct Home {
+    /// What the kernel would know of segments.
+    pub segments: Segments,
     objects: Mutex<Objects>,
     awaited: Mutex<HashMap<ObjectId, Sender<Verdict>>>,
 }
@@ -84,16 +99,17 @@ impl Home {
     /// Opens the table in `state_dir`, and drops what the kernel no longer has.
     pub fn open(state_dir: &Path) -> io::Result<Home> {
         let mut table = ObjectTable::open(state_dir)?;
+        let segments = Segments::open(state_dir)?;
         let mut made_by = HashMap::new();
         for record in table.iter()? {
-            if kernel_view(&record).is_some() {
+            if view(&segments, &record).is_some() {
                 *made_by.entry(record.creator_uid).or_default() += 1;
             } else {
                 table.remove(record.id)?;
             }
         }
         let objects = Mutex::new(Objects { table, made_by });
-        Ok(Home { objects, awaited: Mutex::default() })
+        Ok(Home { segments, objects, awaited: Mutex::default() })
     }
 
     /// Whether a user may make another object.
@@ -105,13 +121,15 @@ impl Home {
     pub fn create(
         &self,
         want: &Want,
-        account: &Account,
+        maker: &Maker<'_>,
         claim: ClaimNo,
         id: ObjectId,
     ) -> Result<(KernelId, Receiver<Verdict>), SysvError> {
-        let mode = want.flags & PERMISSIONS;
-        let made = credentials::with_effective(account, || ipc::create(want.kind, want.size, mode));
-        let kernel = made.map_err(|_| SysvError::EPERM)??;
+        let account = maker.account;
+        let kernel = match want.kind {
+            Kind::Segment => self.create_segment(want, maker, id)?,
+            Kind::Queue | Kind::Set => create_in_kernel(want, account)?,
+        };
         let record = ObjectRecord {
             id,
             kind: want.kind,
@@ -127,11 +145,52 @@ impl Home {
         if let Err(error) = self.objects.lock().insert(&record) {
             tracing::error!(op = "create", %id, %error);
             self.awaited.lock().remove(&id);
-            // It exists by our own right, so nothing can keep us from removing it.
-            let _ = ipc::remove(want.kind, kernel);
+            self.remove_object(&record);
             return Err(SysvError::ENOSPC);
         }
         Ok((kernel, receiver))
+    }
+
+    fn create_segment(
+        &self,
+        want: &Want,
+        maker: &Maker<'_>,
+        id: ObjectId,
+    ) -> Result<KernelId, SysvError> {
+        let bounds = Bounds::now(maker.segment_bytes_max).map_err(|error| {
+            tracing::error!(op = "create", %id, %error);
+            SysvError::ENOMEM
+        })?;
+        let Account { uid, gid, .. } = *maker.account;
+        let mode = (want.flags & PERMISSIONS) as u32;
+        let seq = (id.raw() >> 15) as u32;
+        let perm = Perm { key: want.key.0, uid, gid, cuid: uid, cgid: gid, mode, seq };
+        self.segments.create(id, &perm, want.size, maker.pid, &bounds)?;
+        Ok(KernelId::NONE)
+    }
+
+    /// Removes what the record names, by our own right, so that nobody can be in our way; whoever
+    /// was quicker has done our work.
+    fn remove_object(&self, record: &ObjectRecord) {
+        match record.kind {
+            Kind::Segment => {
+                if let Err(error) = self.segments.destroy(record.id) {
+                    tracing::error!(op = "remove", id = %record.id, %error);
+                }
+            }
+            Kind::Queue | Kind::Set => {
+                let _ = ipc::remove(record.kind, record.kernel);
+            }
+        }
+    }
+
+    /// A segment is marked for deletion: its key names it no more.
+    pub fn unname(&self, id: ObjectId) -> io::Result<()> {
+        let mut objects = self.objects.lock();
+        match objects.table.find(id)? {
+            Some(record) => objects.table.insert(&ObjectRecord { key: Key::PRIVATE, ..record }),
+            None => Ok(()),
+        }
     }
 
     /// The referee has said what becomes of an object.
@@ -155,7 +214,7 @@ impl Home {
         let Some(record) = self.objects.lock().table.find(id)? else {
             return Ok(Look::Gone(Struck::Before));
         };
-        let Some((perm, size)) = kernel_view(&record) else {
+        let Some((perm, size)) = view(&self.segments, &record) else {
             self.objects.lock().remove(id)?;
             return Ok(Look::Gone(Struck::Now));
         };
@@ -187,7 +246,7 @@ impl Home {
     pub fn strike_if_gone(&self, id: ObjectId) -> io::Result<bool> {
         let mut objects = self.objects.lock();
         match objects.table.find(id)? {
-            Some(record) if kernel_view(&record).is_some() => Ok(false),
+            Some(record) if view(&self.segments, &record).is_some() => Ok(false),
             Some(_) => objects.remove(id).map(|_| true),
             None => Ok(false),
         }
@@ -201,7 +260,8 @@ impl Home {
             if objects.made_by.is_empty() { Vec::new() } else { objects.table.iter()? }
         };
         let mut gone = Vec::new();
-        for record in records.iter().filter(|record| kernel_view(record).is_none()) {
+        let is_gone = |record: &&ObjectRecord| view(&self.segments, record).is_none();
+        for record in records.iter().filter(is_gone) {
             if self.strike_if_gone(record.id)? {
                 gone.push(record.id);
             }
@@ -254,10 +314,9 @@ impl Home {
     pub fn destroy(&self, id: ObjectId) -> io::Result<()> {
         let mut objects = self.objects.lock();
         if let Some(record) = objects.table.find(id)?
-            && kernel_view(&record).is_some()
+            && view(&self.segments, &record).is_some()
         {
-            // Whoever was quicker has done our work.
-            let _ = ipc::remove(record.kind, record.kernel);
+            self.remove_object(&record);
         }
         objects.remove(id)
     }
@@ -296,9 +355,18 @@ fn reported(record: &ObjectRecord) -> Reported {
     Reported { id: record.id, kind: record.kind, key: record.key }
 }
 
-/// Ownership and size of the object as the kernel has it now; `None` if it is not there, or not
-/// the one that was recorded.
-fn kernel_view(record: &ObjectRecord) -> Option<(Perm, u64)> {
+fn create_in_kernel(want: &Want, account: &Account) -> Result<KernelId, SysvError> {
+    let mode = want.flags & PERMISSIONS;
+    let made = credentials::with_effective(account, || ipc::create(want.kind, want.size, mode));
+    made.map_err(|_| SysvError::EPERM)?
+}
+
+/// Ownership and size of the object as it is now; `None` if it is not there, or not the one that
+/// was recorded.
+fn view(segments: &Segments, record: &ObjectRecord) -> Option<(Perm, u64)> {
+    if record.kind == Kind::Segment {
+        return segments.view(record.id);
+    }
     let (perm, size) = ipc::view(record.kind, record.kernel).ok()?;
     let same = perm.key == 0 && perm.cuid == record.creator_uid && perm.cgid == record.creator_gid;
     same.then_some((perm, size))

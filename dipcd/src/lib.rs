@@ -33,6 +33,7 @@ pub mod home_work;
 pub mod keep;
 pub mod link;
 pub mod links;
+pub mod memory;
 pub mod names;
 pub mod outbox;
 pub mod questions;

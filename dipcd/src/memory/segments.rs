@@ -1,0 +1,455 @@
+//! The segments this node is home to, as System V sees them: whose they are, how large, who came
+//! last. What is in them is the pager's business.
+//!
+//! No kernel object stands behind a segment, so its state is a file here, in `state_dir/segments`,
+//! replaced whole at each change: a restarted dipcd goes on with it. The order of checks and the
+//! errno values are those of the kernel's ipc/shm.c.
+#![forbid(unsafe_code)]
+
+use parking_lot::Mutex;
+use rustix::param::page_size;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dipc_wire::codec::{decode_packet, encode_packet};
+use dipc_wire::ids::{Key, NodeId, ObjectId};
+use dipc_wire::keeper::Account;
+use dipc_wire::limits::{REPLICAS_MAX, SEGMENT_BYTES_MAX};
+use dipc_wire::memory::Replica;
+use dipc_wire::sysv::{
+    Change, PERMISSIONS, Perm, SHM_DEST, SHM_EXEC, SHM_LOCKED, SHM_RDONLY, SegmentControl,
+    SegmentStat, SysvError, may_use,
+};
+
+use crate::disk::make_private_dir;
+
+/// Where everything about segments stands, in `state_dir`.
+pub const DIRECTORY: &str = "segments";
+/// The file of one segment's state, in its own directory.
+const STATE: &str = "state";
+
+/// What a new segment must not pass, besides `SEGMENT_BYTES_MAX`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// `kernel.shmmax`: bytes of one segment.
+    pub bytes_max: u64,
+    /// `kernel.shmall`: pages of all.
+    pub pages_max: u64,
+    /// `kernel.shmmni`: segments.
+    pub segments_max: u64,
+    /// `user_segment_bytes_max`: bytes of all segments of one user.
+    pub user_bytes_max: u64,
+    /// Memory that is free now.
+    pub free_bytes: u64,
+}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Segment {
+    /// As `IPC_STAT` shows it, but for `nattch`, which is counted when somebody asks.
+    stat: SegmentStat,
+    /// The files of other nodes, and whose they are.
+    replicas: BTreeMap<Replica, NodeId>,
+}
+
+/// What a `shmctl` has led to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Controlled {
+    /// The state afterwards.
+    pub stat: SegmentStat,
+    /// Whether its key names it no more, and its last detach deletes it.
+    pub removed: bool,
+}
+
+/// The segments of this home.
+pub struct Segments {
+    dir: PathBuf,
+    table: Mutex<HashMap<ObjectId, Segment>>,
+}
+
+impl Segments {
+    /// Opens those in `state_dir`.
+    pub fn open(state_dir: &Path) -> io::Result<Segments> {
+        let dir = state_dir.join(DIRECTORY);
+        make_private_dir(&dir)?;
+        let mut table = HashMap::new();
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(id) = id.and_then(ObjectId::from_raw)
+                && let Some(segment) = read(&entry.path().join(STATE))?
+            {
+                table.insert(id, segment);
+            }
+        }
+        Ok(Segments { dir, table: Mutex::new(table) })
+    }
+
+    /// Makes one, as newseg of ipc/shm.c does. `cpid` is its creator's pid on its own node.
+    pub fn create(
+        &self,
+        id: ObjectId,
+        perm: &Perm,
+        bytes: u64,
+        cpid: i32,
+        bounds: &Bounds,
+    ) -> Result<(), SysvError> {
+        let mut table = self.table.lock();
+        check_bounds(&table, perm.cuid, bytes, bounds)?;
+        let ctime = now();
+        let stat = SegmentStat { perm: *perm, bytes, ctime, cpid, ..SegmentStat::default() };
+        let segment = Segment { stat, replicas: BTreeMap::new() };
+        self.write(id, &segment)?;
+        table.insert(id, segment);
+        Ok(())
+    }
+
+    /// Ownership and size, if it is there.
+    pub fn view(&self, id: ObjectId) -> Option<(Perm, u64)> {
+        self.table.lock().get(&id).map(|segment| (segment.stat.perm, segment.stat.bytes))
+    }
+
+    /// Whether its last detach deletes it.
+    pub fn is_removed(&self, id: ObjectId) -> bool {
+        self.table.lock().get(&id).is_none_or(|segment| segment.is_removed())
+    }
+
+    /// Admits an attachment, as do_shmat does: the segment's size in bytes, and whether its
+    /// program may ever write.
+    pub fn attach(
+        &self,
+        id: ObjectId,
+        flags: i32,
+        account: &Account,
+        pid: i32,
+    ) -> Result<(u64, bool), SysvError> {
+        self.change(id, |segment| {
+            let perm = &segment.stat.perm;
+            let write = if flags & SHM_RDONLY == 0 { 0o222 } else { 0 };
+            let execute = if flags & SHM_EXEC != 0 { 0o111 } else { 0 };
+            if !permits(perm, 0o444 | write | execute, account) {
+                return Err(SysvError::EACCES);
+            }
+            let may_write = permits(perm, 0o222, account);
+            segment.stat.atime = now();
+            segment.stat.lpid = pid;
+            Ok((segment.stat.bytes, may_write))
+        })
+    }
+
+    /// An attachment has ended.
+    pub fn detach(&self, id: ObjectId, pid: i32) {
+        // One that is deleted has nobody who could look at its times.
+        let _ = self.change(id, |segment| {
+            segment.stat.dtime = now();
+            segment.stat.lpid = pid;
+            Ok(())
+        });
+    }
+
+    /// What `shmctl` does, in the order of checks of ipc/shm.c; `nattch` is left at 0.
+    pub fn control(
+        &self,
+        id: ObjectId,
+        control: SegmentControl,
+        account: &Account,
+    ) -> Result<Controlled, SysvError> {
+        self.change(id, |segment| {
+            match control {
+                SegmentControl::Stat if !permits(&segment.stat.perm, 0o444, account) => {
+                    return Err(SysvError::EACCES);
+                }
+                SegmentControl::Stat | SegmentControl::StatAny => {}
+                SegmentControl::Set(change) => {
+                    owner_only(&segment.stat.perm, account, account.rights.sys_admin)?;
+                    segment.set(&change)?;
+                }
+                SegmentControl::Remove => {
+                    owner_only(&segment.stat.perm, account, account.rights.sys_admin)?;
+                    segment.stat.perm.mode |= SHM_DEST;
+                    segment.stat.perm.key = Key::PRIVATE.0;
+                }
+                SegmentControl::Lock => {
+                    owner_only(&segment.stat.perm, account, account.rights.ipc_lock)?;
+                    segment.stat.perm.mode |= SHM_LOCKED;
+                }
+                SegmentControl::Unlock => {
+                    owner_only(&segment.stat.perm, account, account.rights.ipc_lock)?;
+                    segment.stat.perm.mode &= !SHM_LOCKED;
+                }
+            }
+            Ok(Controlled { stat: segment.stat, removed: segment.is_removed() })
+        })
+    }
+
+    /// A number for a file of another node; `ENOMEM` when none is left.
+    pub fn add_replica(&self, id: ObjectId, node: NodeId) -> Result<Replica, SysvError> {
+        self.change(id, |segment| {
+            let mut numbers = (1..REPLICAS_MAX).map(Replica);
+            let free = numbers.find(|number| !segment.replicas.contains_key(number));
+            let replica = free.ok_or(SysvError::ENOMEM)?;
+            segment.replicas.insert(replica, node);
+            Ok(replica)
+        })
+    }
+
+    /// A file of another node is no more.
+    pub fn remove_replica(&self, id: ObjectId, replica: Replica) {
+        // One that is deleted has none left.
+        let _ = self.change(id, |segment| Ok(segment.replicas.remove(&replica)));
+    }
+
+    /// The files of other nodes, and whose they are.
+    pub fn replicas(&self, id: ObjectId) -> BTreeMap<Replica, NodeId> {
+        let table = self.table.lock();
+        table.get(&id).map(|segment| segment.replicas.clone()).unwrap_or_default()
+    }
+
+    /// Forgets a segment, and what stands in its directory.
+    pub fn destroy(&self, id: ObjectId) -> io::Result<()> {
+        if self.table.lock().remove(&id).is_none() {
+            return Ok(());
+        }
+        match fs::remove_dir_all(self.dir_of(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where what must survive dipcd stands, of a segment of this home or another.
+    pub fn dir_of(&self, id: ObjectId) -> PathBuf {
+        dir_of(&self.dir, id)
+    }
+
+    /// Changes one segment and keeps the change; a refusal changes nothing. `EINVAL`: it is not
+    /// there.
+    fn change<T>(
+        &self,
+        id: ObjectId,
+        change: impl FnOnce(&mut Segment) -> Result<T, SysvError>,
+    ) -> Result<T, SysvError> {
+        let mut table = self.table.lock();
+        let segment = table.get_mut(&id).ok_or(SysvError::EINVAL)?;
+        let mut changed = segment.clone();
+        let said = change(&mut changed)?;
+        if changed != *segment {
+            self.write(id, &changed)?;
+            *segment = changed;
+        }
+        Ok(said)
+    }
+
+    fn write(&self, id: ObjectId, segment: &Segment) -> Result<(), SysvError> {
+        let dir = self.dir_of(id);
+        let written = make_private_dir(&dir).and_then(|()| {
+            let beside = dir.join("state.new");
+            fs::write(&beside, encode_packet(segment))?;
+            fs::rename(&beside, dir.join(STATE))
+        });
+        written.map_err(|error| {
+            tracing::error!(op = "segment", %id, %error, "its state cannot be kept");
+            SysvError::ENOMEM
+        })
+    }
+}
+
+impl Segment {
+    fn is_removed(&self) -> bool {
+        self.stat.perm.mode & SHM_DEST != 0
+    }
+
+    /// `ipc_update_perm` of ipc/util.c.
+    fn set(&mut self, change: &Change) -> Result<(), SysvError> {
+        if change.uid == u32::MAX || change.gid == u32::MAX {
+            return Err(SysvError::EINVAL);
+        }
+        let perm = &mut self.stat.perm;
+        (perm.uid, perm.gid) = (change.uid, change.gid);
+        perm.mode = (perm.mode & !PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
+        self.stat.ctime = now();
+        Ok(())
+    }
+}
+
+const PERMISSION_BITS: u32 = PERMISSIONS as u32;
+
+/// Where a segment's files stand under `segments`.
+pub fn dir_of(segments: &Path, id: ObjectId) -> PathBuf {
+    segments.join(id.raw().to_string())
+}
+
+fn check_bounds(
+    table: &HashMap<ObjectId, Segment>,
+    uid: u32,
+    bytes: u64,
+    bounds: &Bounds,
+) -> Result<(), SysvError> {
+    if bytes == 0 || bytes > bounds.bytes_max || bytes > SEGMENT_BYTES_MAX {
+        return Err(SysvError::EINVAL);
+    }
+    let pages = |bytes: u64| bytes.div_ceil(page_size() as u64);
+    let used: u64 = table.values().map(|segment| pages(segment.stat.bytes)).sum();
+    if used + pages(bytes) > bounds.pages_max {
+        return Err(SysvError::ENOSPC);
+    }
+    let of_user = table.values().filter(|segment| segment.stat.perm.cuid == uid);
+    let of_user: u64 = of_user.map(|segment| segment.stat.bytes).sum();
+    if of_user.saturating_add(bytes) > bounds.user_bytes_max || bytes > bounds.free_bytes {
+        return Err(SysvError::ENOMEM);
+    }
+    // The kernel makes the file before it looks for a free number.
+    if table.len() as u64 >= bounds.segments_max {
+        return Err(SysvError::ENOSPC);
+    }
+    Ok(())
+}
+
+impl Bounds {
+    /// As they are now.
+    pub fn now(user_bytes_max: u64) -> io::Result<Bounds> {
+        Ok(Bounds {
+            bytes_max: number_in("/proc/sys/kernel/shmmax")?,
+            pages_max: number_in("/proc/sys/kernel/shmall")?,
+            segments_max: number_in("/proc/sys/kernel/shmmni")?,
+            user_bytes_max,
+            free_bytes: free_bytes()?,
+        })
+    }
+}
+
+fn number_in(file: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(file)?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{file}: expected a number")))
+}
+
+/// `MemAvailable` and `SwapFree` of /proc/meminfo.
+fn free_bytes() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kilobytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
+    };
+    Ok((kilobytes("MemAvailable:").unwrap_or(0) + kilobytes("SwapFree:").unwrap_or(0)) << 10)
+}
+
+/// `None`: nothing there; a file that is not understood is logged, and its segment is gone.
+fn read(path: &Path) -> io::Result<Option<Segment>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes?,
+    };
+    let segment = decode_packet(&bytes);
+    let complain = |error: &_| tracing::error!(op = "segment", file = %path.display(), %error);
+    Ok(segment.inspect_err(complain).ok())
+}
+
+fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {
+    let in_group = |group| account.gid == group || account.groups.contains(&group);
+    may_use(perm, flags, account.uid, in_group, account.rights)
+}
+
+fn owner_only(perm: &Perm, account: &Account, right: bool) -> Result<(), SysvError> {
+    if account.uid == perm.uid || account.uid == perm.cuid || right {
+        Ok(())
+    } else {
+        Err(SysvError::EPERM)
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        bytes_max: 1 << 20,
+        pages_max: 1 << 10,
+        segments_max: 2,
+        user_bytes_max: 1 << 20,
+        free_bytes: 1 << 30,
+    };
+
+    fn id(number: u32) -> ObjectId {
+        ObjectId::from_number(number)
+    }
+
+    fn perm(mode: u32) -> Perm {
+        Perm { key: 5, uid: 1, gid: 1, cuid: 2, cgid: 2, mode, seq: 0 }
+    }
+
+    fn account(uid: u32) -> Account {
+        Account { uid, gid: uid, groups: Vec::new(), rights: dipc_wire::sysv::Rights::default() }
+    }
+
+    #[test]
+    fn what_a_segment_is_outlives_dipcd() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        segments.create(id(1), &perm(0o600), 100, 77, &BOUNDS).unwrap();
+        let replica = segments.add_replica(id(1), NodeId::new(2).unwrap()).unwrap();
+        assert_eq!(segments.attach(id(1), 0, &account(1), 78), Ok((100, true)));
+        let removed = segments.control(id(1), SegmentControl::Remove, &account(2)).unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        let found = segments.control(id(1), SegmentControl::StatAny, &account(9)).unwrap();
+        assert_eq!(found, removed);
+        assert_eq!((found.stat.perm.key, found.removed), (0, true));
+        assert_eq!((found.stat.cpid, found.stat.lpid), (77, 78));
+        assert_eq!(segments.replicas(id(1)).into_keys().collect::<Vec<_>>(), vec![replica]);
+        segments.destroy(id(1)).unwrap();
+        assert_eq!(Segments::open(dir.path()).unwrap().view(id(1)), None);
+    }
+
+    #[test]
+    fn a_segment_that_passes_a_bound_is_refused_as_by_the_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        let create = |number, bytes, bounds: &Bounds| {
+            segments.create(id(number), &perm(0o600), bytes, 1, bounds)
+        };
+        assert_eq!(create(1, 0, &BOUNDS), Err(SysvError::EINVAL));
+        assert_eq!(create(1, (1 << 20) + 1, &BOUNDS), Err(SysvError::EINVAL));
+        let few_pages = Bounds { pages_max: 1, ..BOUNDS };
+        assert_eq!(create(1, 4097, &few_pages), Err(SysvError::ENOSPC));
+        let little_memory = Bounds { free_bytes: 4096, ..BOUNDS };
+        assert_eq!(create(1, 8192, &little_memory), Err(SysvError::ENOMEM));
+        create(1, 1 << 19, &BOUNDS).unwrap();
+        assert_eq!(create(2, (1 << 19) + 1, &BOUNDS), Err(SysvError::ENOMEM), "the user's share");
+        create(2, 1, &BOUNDS).unwrap();
+        assert_eq!(create(3, 1, &BOUNDS), Err(SysvError::ENOSPC), "shmmni");
+    }
+
+    #[test]
+    fn who_may_do_what_is_as_the_kernel_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        segments.create(id(1), &perm(0o644), 100, 1, &BOUNDS).unwrap();
+        let control = |control, uid| segments.control(id(1), control, &account(uid));
+        assert_eq!(segments.attach(id(1), 0, &account(3), 1), Err(SysvError::EACCES));
+        assert_eq!(segments.attach(id(1), SHM_RDONLY, &account(3), 1), Ok((100, false)));
+        assert_eq!(segments.attach(id(1), SHM_RDONLY, &account(2), 1), Ok((100, true)));
+        let executes = segments.attach(id(1), SHM_RDONLY | SHM_EXEC, &account(2), 1);
+        assert_eq!(executes, Err(SysvError::EACCES));
+        for denied in [SegmentControl::Lock, SegmentControl::Unlock, SegmentControl::Remove] {
+            assert_eq!(control(denied, 3).unwrap_err(), SysvError::EPERM);
+        }
+        assert_eq!(control(SegmentControl::Lock, 1).unwrap().stat.perm.mode, 0o644 | SHM_LOCKED);
+        let change = Change { uid: 3, gid: 3, mode: 0o7400, qbytes: 0 };
+        let changed = control(SegmentControl::Set(change), 2).unwrap().stat.perm;
+        assert_eq!((changed.mode, changed.uid, changed.cuid), (0o400 | SHM_LOCKED, 3, 2));
+        let nobody = Change { uid: u32::MAX, ..change };
+        assert_eq!(control(SegmentControl::Set(nobody), 2), Err(SysvError::EINVAL));
+        assert_eq!(control(SegmentControl::Stat, 9), Err(SysvError::EACCES));
+        assert!(control(SegmentControl::StatAny, 9).is_ok());
+        let gone = segments.control(id(2), SegmentControl::Stat, &account(0));
+        assert_eq!(gone, Err(SysvError::EINVAL));
+    }
+}
