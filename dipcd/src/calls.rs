@@ -258,8 +258,10 @@ impl Service<'_> {
     fn join(&self) -> Result<Reply, SysvError> {
         let daemon = self.daemon;
         let client = self.client(daemon.await_admission()?);
+        let (joined, _) = daemon.clients.share_of(self.peer.uid);
+        self.check_share(joined, daemon.clients.image(client).is_some())?;
         let pidfd = Arc::new(self.peer.pidfd.try_clone().map_err(io_error)?);
-        let joined = daemon.change_clients(|clients| match clients.join(client) {
+        let joined = daemon.change_clients(|clients| match clients.join(client, self.peer.uid) {
             Ok((image, done, mut kept, posts)) => {
                 kept.hold.push((Held::Client(client), pidfd.clone()));
                 (kept, Ok((image, done, posts)))
@@ -282,6 +284,8 @@ impl Service<'_> {
         if slot.0 >= SESSIONS_MAX {
             return Err(SysvError::EINVAL);
         }
+        let (_, wires) = daemon.clients.share_of(self.peer.uid);
+        self.check_share(wires, daemon.clients.has_wire(client, slot))?;
         // A home that nobody knows would never bury this client.
         daemon.links.await_link(home, deadline).map_err(|unanswered| match unanswered {
             Unanswered::Lost => SysvError::EIDRM,
@@ -302,6 +306,17 @@ impl Service<'_> {
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
         }
         Ok((Answer::Wire { secret, terms }, Some(socket)))
+    }
+
+    /// `ENOMEM` for one more of what the caller's user has so many already; one that takes the
+    /// place of another is none more.
+    fn check_share(&self, has: usize, in_place: bool) -> Result<(), SysvError> {
+        if in_place || has < self.daemon.config().user_limits.clients as usize {
+            return Ok(());
+        }
+        let reason = "refused: user_clients_max is reached";
+        self.daemon.refusals.of_program(self.peer.pid, self.peer.uid, reason);
+        Err(SysvError::ENOMEM)
     }
 
     /// To a home elsewhere: over TCP.

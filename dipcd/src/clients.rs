@@ -18,6 +18,8 @@ use dipc_wire::keeper::Held;
 use dipc_wire::limits::{ENDS_MAX, SESSIONS_MAX};
 use dipc_wire::peer::{End, PeerFrame, Piece};
 
+use crate::sys::credentials::user_of;
+
 /// Bytes of one `done` number.
 const DONE_BYTES: usize = 8;
 /// How much of a `done` page is read at a time; one piece without a number ends the reading,
@@ -36,6 +38,8 @@ struct Wire {
 
 /// A living client.
 struct Client {
+    /// Whose share of this dipcd it takes.
+    user: u32,
     image: Image,
     done: Arc<OwnedFd>,
     wires: HashMap<Slot, Wire>,
@@ -75,9 +79,26 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// How many processes of a user have joined, and how many wires they have open.
+    pub fn share_of(&self, user: u32) -> (usize, usize) {
+        let table = self.table.lock();
+        let of_user = table.living.values().filter(|living| living.user == user);
+        of_user.fold((0, 0), |(clients, wires), living| (clients + 1, wires + living.wires.len()))
+    }
+
+    /// Whether a session of a client has a wire.
+    pub fn has_wire(&self, client: ClientId, slot: Slot) -> bool {
+        let table = self.table.lock();
+        table.living.get(&client).is_some_and(|living| living.wires.contains_key(&slot))
+    }
+
     /// A process image joins: its number and `done` page. An image that was there before has
     /// ended by exec.
-    pub fn join(&self, client: ClientId) -> io::Result<(Image, Arc<OwnedFd>, Kept, Posts)> {
+    pub fn join(
+        &self,
+        client: ClientId,
+        user: u32,
+    ) -> io::Result<(Image, Arc<OwnedFd>, Kept, Posts)> {
         let done = Arc::new(done_page()?);
         let mut table = self.table.lock();
         let before = table.living.remove(&client);
@@ -89,7 +110,7 @@ impl Clients {
             homes.clone_from(&before.homes);
             posts = table.end(client, Some(before.image), before, &mut kept);
         }
-        let living = Client { image, done: done.clone(), wires: HashMap::new(), homes };
+        let living = Client { user, image, done: done.clone(), wires: HashMap::new(), homes };
         table.living.insert(client, living);
         kept.hold.push((Held::Done(client, image), done.clone()));
         Ok((image, done, kept, posts))
@@ -339,7 +360,8 @@ impl Table {
             self.ending.insert((client, None), ending);
             return;
         }
-        let found = Client { image, done, wires: HashMap::new(), homes: homes.clone() };
+        let user = user_of(client.pid).unwrap_or(u32::MAX);
+        let found = Client { user, image, done, wires: HashMap::new(), homes: homes.clone() };
         let older = match self.living.remove(&client) {
             Some(other) if other.image > image => {
                 self.living.insert(client, other);
@@ -425,7 +447,7 @@ mod tests {
     fn an_end_is_reported_with_its_numbers_until_buried() {
         let clients = Clients::default();
         let home = NodeId::new(2).unwrap();
-        let (_, page, _, _) = clients.join(client(7)).unwrap();
+        let (_, page, _, _) = clients.join(client(7), 1000).unwrap();
         clients.meets(client(7), home);
         rustix::io::pwrite(&page, &5u64.to_ne_bytes(), 8).unwrap();
 
@@ -447,14 +469,29 @@ mod tests {
     fn a_second_join_of_a_process_ends_the_first_image() {
         let clients = Clients::default();
         let home = NodeId::new(2).unwrap();
-        let (first, ..) = clients.join(client(7)).unwrap();
+        let (first, ..) = clients.join(client(7), 1000).unwrap();
         clients.meets(client(7), home);
-        let (second, _, _, posts) = clients.join(client(7)).unwrap();
+        let (second, _, _, posts) = clients.join(client(7), 1000).unwrap();
         assert!(second > first);
         let (to, frame) = &posts[0];
         assert_eq!(*to, home);
         assert!(matches!(frame, PeerFrame::Ended { image: Some(image), .. } if *image == first));
         assert_eq!(clients.image(client(7)), Some(second));
+    }
+
+    #[test]
+    fn a_users_share_is_his_processes_and_their_wires() {
+        let clients = Clients::default();
+        let home = NodeId::new(2).unwrap();
+        let (image, page, ..) = clients.join(client(7), 1000).unwrap();
+        clients.join(client(8), 1000).unwrap();
+        clients.join(client(9), 1001).unwrap();
+        for slot in 0..3 {
+            clients.add_wire(client(7), image, Slot(slot), home, &page).unwrap().unwrap();
+        }
+        assert_eq!((clients.share_of(1000), clients.share_of(1001)), ((2, 3), (1, 0)));
+        clients.process_ended(client(7));
+        assert_eq!(clients.share_of(1000), (1, 0));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use dipc_core::referee::{Event, LinkNo};
 use dipc_wire::client::WireTerms;
 use dipc_wire::codec::ByteOrder;
-use dipc_wire::ids::{Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
+use dipc_wire::ids::{ClientId, Epoch, Incarnation, NodeId, Req, Secret, SessionId, TicketId};
 use dipc_wire::keeper::{Account, Cause, Held, StandIn};
 use dipc_wire::limits::NODES_MAX;
 use dipc_wire::noise::{NodeKey, PublicKey};
@@ -231,6 +231,7 @@ impl Daemon {
         let stand_in = StandIn { client: session.client, account };
         let one_at_a_time = self.starting.lock();
         if !self.stand_ins.find(&stand_in)? {
+            self.check_share(&stand_in)?;
             let control = self.keep.stand_in(&stand_in)?;
             self.stand_ins.add(stand_in.clone(), control.clone());
             let watched = self.undertaker.watch(Watched::StandIn(stand_in.clone()), control);
@@ -241,6 +242,17 @@ impl Daemon {
         let terms = WireTerms { cipher: self.config().cipher, order: self.order, msgmax };
         self.stand_ins.issue(ticket, secret, session, stand_in, terms)?;
         Ok(terms)
+    }
+
+    /// `ENOMEM` for a program whose account, or whose node, has its share of stand-ins already.
+    fn check_share(&self, stand_in: &StandIn) -> Result<(), SysvError> {
+        if self.stand_ins.has_room(stand_in, self.config().user_limits.clients) {
+            return Ok(());
+        }
+        let ClientId { node, pid, .. } = stand_in.client;
+        let reason = format!("refused: node {node} or this account has too many stand-ins");
+        self.refusals.of_program(pid, stand_in.account.uid, reason);
+        Err(SysvError::ENOMEM)
     }
 
     /// What `queue_on_loss` says of a client whose node is lost.

@@ -22,6 +22,7 @@ use std::time::Duration;
 use dipc_core::session::Event;
 use dipc_wire::ids::{Image, Seq, Slot};
 use dipc_wire::keeper::{Cause, FromStandIn, StandIn, ToStandIn};
+use dipc_wire::limits::SESSIONS_MAX;
 use dipc_wire::peer::{End, Piece};
 
 use crate::objects::ObjectReader;
@@ -42,6 +43,9 @@ const STACK_BYTES: usize = 128 << 10;
 /// How long a session may take to come out of its system call when it ends: the signals are
 /// repeated, so this is not reached unless the kernel holds a thread.
 const END_WAIT: Duration = Duration::from_secs(10);
+
+/// Images whose reports may be under way at once.
+const IMAGES_MAX: usize = 16;
 
 /// What the keeper gives to a stand-in.
 #[derive(Debug)]
@@ -158,7 +162,7 @@ impl StandingIn {
                 self.shared.sessions.lock().values().for_each(|session| session.hang_up());
             }
             ToStandIn::End { image, ends, piece: Piece::More, .. } => {
-                self.pieces.entry(image).or_default().extend(ends);
+                self.gather(image, ends);
             }
             ToStandIn::End { image, ends: last, cause, piece: Piece::Last } => {
                 let mut ends = self.pieces.remove(&image).unwrap_or_default();
@@ -172,6 +176,17 @@ impl StandingIn {
             }
         }
         Life::GoesOn
+    }
+
+    /// Keeps a piece of a report until the last one comes. A node that never sends the last one
+    /// does not fill our memory: there are no more ends than sessions.
+    fn gather(&mut self, image: Option<Image>, ends: Vec<End>) {
+        let gathered: usize = self.pieces.values().map(Vec::len).sum();
+        if gathered + ends.len() > 2 * SESSIONS_MAX as usize || self.pieces.len() > IMAGES_MAX {
+            tracing::warn!(op = "end", ?image, "a report without an end is dropped");
+            self.pieces.clear();
+        }
+        self.pieces.entry(image).or_default().extend(ends);
     }
 
     /// A wire for a session: to its worker, or to a new one.

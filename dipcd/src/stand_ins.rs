@@ -26,6 +26,9 @@ use crate::sys::packets;
 /// Tickets of one node that may be out at once.
 const TICKETS_MAX: usize = 4096;
 
+/// Stand-ins of one node's programs.
+const STAND_INS_OF_NODE: usize = 16_384;
+
 /// How long a stand-in may leave its packets unread: its account may stop it, and others wait.
 const SEND_WAIT: Duration = Duration::from_secs(2);
 
@@ -81,6 +84,16 @@ impl StandIns {
             Some(Fence::Up) => Err(SysvError::EIDRM),
             None => Ok(table.running.contains_key(stand_in)),
         }
+    }
+
+    /// Whether one more may be started: an account has its share of this dipcd, and so has a node,
+    /// whatever accounts it vouches for.
+    pub fn has_room(&self, another: &StandIn, of_account: u32) -> bool {
+        let table = self.table.lock();
+        let running = || table.running.keys();
+        let same_user = running().filter(|other| other.account.uid == another.account.uid).count();
+        let same_node = running().filter(|other| other.client.node == another.client.node).count();
+        same_user < of_account as usize && same_node < STAND_INS_OF_NODE
     }
 
     /// One was started, or found in the keeper.
@@ -340,6 +353,23 @@ mod tests {
             }
         }
         panic!("it was given everything");
+    }
+
+    #[test]
+    fn an_account_has_its_share_and_no_more() {
+        let stand_ins = StandIns::default();
+        let of = |uid, pid| {
+            let (groups, rights) = (Vec::new(), Rights::default());
+            let account = Account { uid, gid: 1, groups, rights };
+            StandIn { client: client(2, pid), account }
+        };
+        let control = Arc::new(packets::pair().unwrap().0);
+        for pid in 0..3 {
+            assert!(stand_ins.has_room(&of(1000, pid), 3));
+            stand_ins.add(of(1000, pid), control.clone());
+        }
+        assert!(!stand_ins.has_room(&of(1000, 3), 3));
+        assert!(stand_ins.has_room(&of(1001, 3), 3), "another's share is his own");
     }
 
     #[test]

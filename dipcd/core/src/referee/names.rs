@@ -18,6 +18,9 @@ use super::record::{Record, id_of};
 /// How many may wait for one key; more are refused as if no number were left.
 pub const WAITERS_MAX: usize = 16_384;
 
+/// How many claims may be open, and how many may wait for claimed keys, in all.
+pub const CLAIMS_MAX: usize = 262_144;
+
 /// Keys of different kinds are different.
 type Name = (Kind, Key);
 
@@ -93,22 +96,28 @@ impl Names {
             self.grant(name, asker, grants);
             return;
         }
+        let is_claimed = matches!(self.keys.get(&name), Some(Holder::Claimed { .. }));
+        let is_crowded = is_claimed && self.waiting() >= CLAIMS_MAX;
         match self.keys.get_mut(&name) {
             Some(&mut Holder::Object(id)) => {
                 let home = self.objects[&id].home;
                 grants.answer(asker, Claimed::Found { id, home });
             }
-            Some(Holder::Claimed { waiting, .. }) if waiting.len() < WAITERS_MAX => {
-                waiting.push_back(asker);
+            Some(Holder::Claimed { waiting, .. }) => {
+                if waiting.len() < WAITERS_MAX && !is_crowded {
+                    waiting.push_back(asker);
+                } else {
+                    grants.answer(asker, Claimed::Full);
+                }
             }
-            Some(Holder::Claimed { .. }) => grants.answer(asker, Claimed::Full),
             None => self.pass_on(name, VecDeque::from([asker]), grants),
         }
     }
 
     /// Gives the leave to make an object, if there is a number for it.
     fn grant(&mut self, name: Name, to: Waiter, grants: &mut Grants<'_>) -> Option<ClaimNo> {
-        let Some(id) = self.take_id(grants.record) else {
+        let room = self.claims.len() < CLAIMS_MAX;
+        let Some(id) = room.then(|| self.take_id(grants.record)).flatten() else {
             grants.answer(to, Claimed::Full);
             return None;
         };
@@ -305,11 +314,11 @@ impl Names {
 
     /// How many wait for a key.
     pub fn waiting(&self) -> usize {
-        let waiting = |holder: &Holder| match holder {
-            Holder::Object(_) => 0,
-            Holder::Claimed { waiting, .. } => waiting.len(),
+        let waiting = |claim: &Claim| match self.keys.get(&claim.name) {
+            Some(Holder::Claimed { waiting, .. }) => waiting.len(),
+            Some(Holder::Object(_)) | None => 0,
         };
-        self.keys.values().map(waiting).sum()
+        self.claims.values().map(waiting).sum()
     }
 }
 
