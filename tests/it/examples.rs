@@ -1,5 +1,6 @@
 //! The examples across nodes, with what they print: a barrier of processes that take their own
-//! ranks, and a bounded buffer between two nodes. (The first program has its own chapter, hello.)
+//! ranks, and a bounded buffer between two nodes. (The first program has its own chapter, hello;
+//! those that compute in shared memory have memory_examples.)
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -81,4 +82,12 @@ fn the_examples_on_one_machine_without_dipc() {
     barrier.arg("1");
     let said = machine.run(barrier).expect_success();
     assert_eq!(said, "barrier: rank 0 of 1: all were there each time\n");
+    let rows =
+        [("pi", "3.14159265"), ("matrix", "200 x 200, 0 wrong"), ("counter", "1000 of 1000")];
+    for (name, words) in rows {
+        let mut example = Command::new(programs::example(name));
+        example.arg("1");
+        let said = machine.run(example).expect_success();
+        assert!(said.contains(words), "{name}: {said}");
+    }
 }

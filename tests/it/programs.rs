@@ -83,7 +83,7 @@ pub fn compile_at(name: &str, sources: &[PathBuf], arguments: &[&str]) -> PathBu
     let mut command = Command::new("cc");
     command.args(["-O1", "-g", "-Wall", "-Wextra", "-pthread", "-I"]);
     command.arg(source_tree().join("libdipc/include"));
-    command.args(arguments).args(sources).arg("-o").arg(&fresh).arg("-ldl");
+    command.args(arguments).args(sources).arg("-o").arg(&fresh).args(["-ldl", "-lm"]);
     let compiled = command.output().expect("a C compiler (cc) is there");
     let errors = String::from_utf8_lossy(&compiled.stderr);
     assert!(compiled.status.success(), "{name} does not compile:\n{errors}");
