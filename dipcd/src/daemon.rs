@@ -412,6 +412,7 @@ impl Daemon {
             | PeerFrame::Made { .. }
             | PeerFrame::Abandon { .. }
             | PeerFrame::Removed { .. }
+            | PeerFrame::Unnamed { .. }
             | PeerFrame::Resolve { .. }
             | PeerFrame::List { .. } => match &self.names {
                 Some(names) => names.step(self, Event::Frame { link, frame }),

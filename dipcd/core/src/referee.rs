@@ -523,6 +523,7 @@ fn is_question(frame: &PeerFrame) -> bool {
             | PeerFrame::Made { .. }
             | PeerFrame::Abandon { .. }
             | PeerFrame::Removed { .. }
+            | PeerFrame::Unnamed { .. }
             | PeerFrame::Resolve { .. }
             | PeerFrame::List { .. }
     )
@@ -537,6 +538,7 @@ fn serve(names: &mut Names, from: NodeId, question: PeerFrame, grants: &mut Gran
         PeerFrame::Made { claim, object } => names.made(from, claim, object, grants),
         PeerFrame::Abandon { claim } => names.abandon(from, claim, grants),
         PeerFrame::Removed { id } => names.removed(from, id),
+        PeerFrame::Unnamed { id } => names.unnamed(from, id),
         PeerFrame::Resolve { req, id } => {
             let found = names.resolve(id);
             grants.post(from, PeerFrame::Resolved { req, found });

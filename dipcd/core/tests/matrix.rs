@@ -243,6 +243,7 @@ fn referee_events() -> Vec<Happens> {
         PeerFrame::Denied { id },
         PeerFrame::Abandon { claim: FIRST_CLAIM },
         PeerFrame::Removed { id },
+        PeerFrame::Unnamed { id },
         PeerFrame::Resolve { req: Req(9), id },
         PeerFrame::Resolved { req: Req(9), found: None },
         PeerFrame::List { req: Req(9), kind: KIND, after: None },

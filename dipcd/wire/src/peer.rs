@@ -222,9 +222,6 @@ pub enum PeerFrame {
         id: ObjectId,
         /// The flags of shmat(2): `SHM_RDONLY`, `SHM_EXEC`.
         flags: i32,
-        /// The replica of this node that it would use, if there is one already: `None` for the
-        /// first of its file.
-        replica: Option<Replica>,
     },
     /// Answers `Attach`.
     Attached {
@@ -376,6 +373,12 @@ pub enum PeerFrame {
         req: Req,
         /// What the node knows of the old referee's record, or why it does not agree.
         outcome: Result<RecordCopy, Dissent>,
+    },
+    /// Home to referee: a segment is to be deleted at its last detach; its key is free, its id
+    /// goes on. Idempotent; only from its home.
+    Unnamed {
+        /// Which.
+        id: ObjectId,
     },
 }
 

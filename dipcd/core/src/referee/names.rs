@@ -230,6 +230,17 @@ impl Names {
         }
     }
 
+    /// The object goes on without its key; only its home may say so.
+    pub fn unnamed(&mut self, from: NodeId, id: ObjectId) {
+        if let Some(located) = self.objects.get_mut(&id)
+            && located.home == from
+            && located.key != Key::PRIVATE
+        {
+            self.keys.remove(&(located.kind, located.key));
+            located.key = Key::PRIVATE;
+        }
+    }
+
     fn remove(&mut self, id: ObjectId) {
         if let Some(Located { kind, key, .. }) = self.objects.remove(&id)
             && key != Key::PRIVATE
@@ -259,6 +270,10 @@ impl Names {
             |no, claim| claim.node == node && !made.iter().any(|(made, _)| made == no),
             grants,
         );
+        // Keys first, which may be others' names by now.
+        for object in reported.iter().filter(|object| object.key == Key::PRIVATE) {
+            self.unnamed(node, object.id);
+        }
         for object in reported {
             self.believe(node, *object, grants);
         }

@@ -116,7 +116,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     let (id, replica) = (id(), Replica(5));
     let attachment = Attachment { replica, bytes: 8191, unit_bytes: 4096, may_write: true };
     let mut frames = vec![
-        PeerFrame::Attach { req: REQ, caller: caller(), id, flags: 0o10000, replica: None },
+        PeerFrame::Attach { req: REQ, caller: caller(), id, flags: 0o10000 },
         PeerFrame::Attached { req: REQ, outcome: Ok(attachment) },
         PeerFrame::Attached { req: REQ, outcome: Err(SysvError::EACCES) },
         PeerFrame::Detached { id, client: client() },

@@ -318,6 +318,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     frames.extend(sessions());
     frames.extend(memory::peer_frames());
     frames.extend(survey::peer_frames());
+    frames.push(PeerFrame::Unnamed { id: id() });
     frames
 }
 
