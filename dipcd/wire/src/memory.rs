@@ -6,11 +6,12 @@
 //!                    home ─ Invalidate ─▶ each reader ─ Invalidated ─▶ home
 //!                    home ─ Grant ─▶ replica ─ Ack ─▶ home
 //! replica ─ Released ─▶ home ─ Confirm ─▶ replica            it gives a page up by itself
-//! replica ─ Report ─▶ home                                   after each Hello
+//! replica ─ Report ─▶ home ─ Resumed | Left ─▶ replica       after each Hello
 //! ```
 //!
-//! Every frame but Fault carries the number of the grant it is about; an answer with another
-//! number is ignored. Contents travel as raw bytes behind the frame, in the order of its pages;
+//! Every frame but a question carries the number of the grant it is about; an answer with another
+//! number is ignored. Only a grant for writing is acknowledged: home keeps its copy of what
+//! others read. Contents travel as raw bytes behind the frame, in the order of its pages;
 //! a unit longer than [`crate::limits::PART_BYTES`] travels before it in parts.
 
 use serde::{Deserialize, Serialize};
@@ -83,7 +84,7 @@ pub enum ToHome {
         /// What for.
         access: Access,
     },
-    /// Answers `Grant`, page by page: installed.
+    /// Answers a `Grant` for writing: installed.
     Ack {
         /// Which grants.
         pages: Vec<(PageNo, GrantNo)>,
@@ -109,10 +110,11 @@ pub enum ToHome {
         /// Page, the newest grant installed here, and the content if this may be the only copy.
         granted: Granted,
     },
-    /// After each Hello: what this replica has, in pieces. Replaces what it reported before.
+    /// After each Hello, before all else: what home may not know of this replica, in pieces.
+    /// Answered by [`ToReplica::Resumed`], or by [`ToReplica::Left`] if home knows no such replica.
     Report {
-        /// Pages with a transaction, a kept copy or a waiting fault; after a change of
-        /// incarnation every page it holds.
+        /// Pages with a copy whose content home may not have, or with a waiting fault. What else
+        /// the replica holds is what home recorded before it was granted.
         pages: Vec<PageReport>,
         /// Whether more follow.
         piece: Piece,
@@ -127,12 +129,21 @@ pub enum ToHome {
     /// The last attachment of this replica has ended and every page is given up. Answered by
     /// [`ToReplica::Left`].
     Leave,
+    /// Read ahead: nobody waits for these pages, but they would be welcome, as far as they cost
+    /// no wait. Answered by a `Grant` of some of them, or not at all.
+    Ahead {
+        /// The first of them.
+        first: PageNo,
+        /// How many.
+        count: u16,
+    },
 }
 
 /// A segment's home to a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToReplica {
-    /// Answers `Fault`, perhaps with pages nobody here waits for. Answered by `Ack`.
+    /// Answers `Fault`, or `Ahead` with pages nobody here waits for. Answered by `Ack` if it is for
+    /// writing; by another `Fault` if it brings no content and the replica has no copy any more.
     Grant {
         /// What may be done with them.
         access: Access,
@@ -179,8 +190,11 @@ pub enum ToReplica {
     },
     /// Report what you have: home does not know it.
     ReportPlease,
-    /// Answers `Leave`: this replica is forgotten.
+    /// Answers `Leave`: this replica is forgotten. Answers a report: it was, its node having been
+    /// declared lost, and whatever it has is void.
     Left,
+    /// Answers the last piece of a report: what this replica holds still counts.
+    Resumed,
 }
 
 /// Why a page is not to be had: SIGBUS for who touches it.

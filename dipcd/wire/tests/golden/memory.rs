@@ -94,6 +94,7 @@ pub fn to_home() -> Vec<ToHome> {
         },
         ToHome::Part { page, offset: 1 << 20 },
         ToHome::Leave,
+        ToHome::Ahead { first: page, count: 64 },
     ]
 }
 
@@ -109,6 +110,7 @@ pub fn to_replica() -> Vec<ToReplica> {
         ToReplica::Part { page, offset: 1 << 20 },
         ToReplica::ReportPlease,
         ToReplica::Left,
+        ToReplica::Resumed,
     ]
 }
 
