@@ -1,5 +1,7 @@
-//! Shared memory: the segments this node is home to, the files of segments on this node, whose
-//! pages they are served to, and how pages travel. DESIGN.md section 6.
+//! Shared memory on this node: the segments it is home to, the files of segments and the address
+//! spaces that map them, how access to their pages is given and taken away, and how pages travel.
 #![forbid(unsafe_code)]
 
+pub mod files;
+pub mod process_maps;
 pub mod segments;

@@ -3,7 +3,10 @@
 //! Nothing here decides anything; each function is one kernel service with typed arguments and
 //! results.
 
+pub mod buffer;
 pub mod credentials;
+pub mod faults;
+pub mod futex;
 pub mod ipc;
 pub mod packets;
 pub mod process;
