@@ -59,6 +59,11 @@ impl Service<'_> {
             // Its uid and pid are numbers of another world (container_identity = refuse).
             return Err(SysvError::EACCES);
         }
+        let own = rustix::process::geteuid();
+        if !own.is_root() && self.peer.uid != own.as_raw() {
+            // Without root nobody else's objects can be made or looked at.
+            return Err(SysvError::EACCES);
+        }
         let deadline = Deadline::after(self.daemon.timeouts().employer_referee);
         match call {
             Call::Get { kind, key, flags, size, nonce } => {

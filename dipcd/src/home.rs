@@ -16,7 +16,7 @@ use dipc_core::referee::REPORT_OBJECTS_MAX;
 use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
 use dipc_wire::keeper::Account;
 use dipc_wire::peer::{Asked, PeerFrame, Reported};
-use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, SysvError, may_use};
+use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, Rights, SysvError, may_use};
 
 use crate::clients::pieces;
 use crate::memory::segments::{Bounds, Segments};
@@ -169,8 +169,8 @@ impl Home {
         Ok(KernelId::NONE)
     }
 
-    /// Removes what the record names, by our own right, so that nobody can be in our way; whoever
-    /// was quicker has done our work.
+    /// Removes what the record names, as its creator, whom nobody can be in the way of; whoever was
+    /// quicker has done our work.
     fn remove_object(&self, record: &ObjectRecord) {
         match record.kind {
             Kind::Segment => {
@@ -179,7 +179,12 @@ impl Home {
                 }
             }
             Kind::Queue | Kind::Set => {
-                let _ = ipc::remove(record.kind, record.kernel);
+                let (uid, gid) = (record.creator_uid, record.creator_gid);
+                let creator = Account { uid, gid, groups: Vec::new(), rights: Rights::default() };
+                let remove = || ipc::remove(record.kind, record.kernel);
+                if let Err(error) = credentials::with_effective(&creator, remove) {
+                    tracing::error!(op = "remove", id = %record.id, %error);
+                }
             }
         }
     }

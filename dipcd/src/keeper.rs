@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
-use crate::log;
+use crate::{log, privileges};
 use crate::stand_in::{self, Start, Started};
 use crate::sys::packets;
 use crate::sys::process::{self, Forked};
@@ -72,6 +72,7 @@ enum Next {
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
+    privileges::keep_needed()?;
     process::ignore_signals();
     log::start(log::Verbosity::default());
     std::panic::set_hook(Box::new(|panic| {

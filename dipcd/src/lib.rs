@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod log;
 pub mod policy;
+pub mod privileges;
 pub mod proof;
 
 pub mod accounts;

@@ -24,6 +24,7 @@ use dipc_wire::ids::{Image, Seq, Slot};
 use dipc_wire::keeper::{Cause, FromStandIn, StandIn, ToStandIn};
 use dipc_wire::limits::SESSIONS_MAX;
 use dipc_wire::peer::{End, Piece};
+use dipc_wire::sysv::Rights;
 
 use crate::objects::ObjectReader;
 use crate::pids::Pids;
@@ -83,13 +84,16 @@ pub fn run(start: Start) -> ! {
 struct Tables {
     objects: ObjectReader,
     pids: Pids,
+    /// Of the account.
+    rights: Rights,
 }
 
 /// Opens what root alone may open, says whose pid this is, and becomes the account.
 fn assume_role(who: &StandIn, state_dir: &Path) -> io::Result<Tables> {
     rustix::thread::set_name(c"dipc-stand-in")?;
     process::accept_interruptions();
-    let tables = Tables { objects: ObjectReader::open(state_dir)?, pids: Pids::open(state_dir)? };
+    let (objects, pids) = (ObjectReader::open(state_dir)?, Pids::open(state_dir)?);
+    let tables = Tables { objects, pids, rights: who.account.rights };
     let own = std::process::id();
     let started = credentials::start_time(own).ok_or(io::ErrorKind::NotFound)?;
     tables.pids.write(own, started, who.client)?;

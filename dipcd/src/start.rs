@@ -37,7 +37,7 @@ use crate::refusals::Refusals;
 use crate::stand_ins::StandIns;
 use crate::sys::packets;
 use crate::undertaker::{Undertaker, Watch, Watched};
-use crate::{back_end, front_end, link, policy, sockets};
+use crate::{back_end, front_end, link, policy, privileges, sockets};
 
 /// Calls that may wait while no dipcd accepts them.
 const BACKLOG: i32 = 4096;
@@ -62,6 +62,9 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     refuse_used_socket(&config)?;
     let (keep, found) = Keep::open(&config.state_dir)?;
     let listener = listener(&config, &keep, &found)?;
+    // Every thread comes after this.
+    privileges::keep_needed()?;
+    privileges::say_what_is_missing()?;
     let incarnation = lib.next_incarnation()?;
     let (own, own_frames) = crossbeam_channel::unbounded();
     let links = Links::new(own);

@@ -13,6 +13,7 @@ use dipc_wire::sysv::{IPC_NOWAIT, MSG_COPY, MSG_NOERROR, QueueStat, SemBuf, SetS
 use super::Tables;
 use super::session::{Asked, Body};
 use crate::objects::ObjectRecord;
+use crate::sys::credentials;
 use crate::sys::ipc::{self, MessageBuffer};
 
 /// No kernel object has it: its index is beyond the last (ipc/util.h, IPCMNI).
@@ -186,16 +187,33 @@ impl Tables {
             }
             Op::Change { id, change } => {
                 let (kind, kernel) = self.queue_or_set(*id);
-                ipc::change(kind, kernel, change).map(|()| plain(0))
+                self.administer(kind, kernel, || ipc::change(kind, kernel, change)).map(|()| plain(0))
             }
             Op::Remove { id } => {
                 let (kind, kernel) = self.queue_or_set(*id);
-                ipc::remove(kind, kernel).map(|()| plain(0))
+                self.administer(kind, kernel, || ipc::remove(kind, kernel)).map(|()| plain(0))
             }
             Op::MsgMax => Ok(plain(i64::try_from(ipc::msgmax()?).unwrap_or(i64::MAX))),
             Op::MsgSend { .. } | Op::MsgReceive { .. } | Op::SemOp { .. } => {
                 unreachable!("those that may wait are called elsewhere")
             }
+        }
+    }
+
+    /// `IPC_SET` or `IPC_RMID`. To an administrator the kernel allows them on anybody's object; this
+    /// process has no such right and acts as the object's creator instead, who may do the same.
+    fn administer(
+        &self,
+        kind: Kind,
+        kernel: KernelId,
+        call: impl Fn() -> Result<(), SysvError>,
+    ) -> Result<(), SysvError> {
+        match call() {
+            Err(SysvError::EPERM) if self.rights.sys_admin => {
+                let (perm, _) = ipc::view(kind, kernel)?;
+                credentials::with_user(perm.cuid, call).map_err(|_| SysvError::EPERM)?
+            }
+            called => called,
         }
     }
 

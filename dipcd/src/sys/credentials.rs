@@ -236,8 +236,10 @@ pub fn become_account(account: &Account) -> io::Result<()> {
     let own = capabilities(None)?.permitted;
     switch_ids(account)?;
     let rights = own & capability_set(account.rights);
-    // What a message is put back with; see `with_ipc_owner`.
-    let permitted = rights | (own & CapabilitySet::IPC_OWNER);
+    // What a message is put back with, and what an administrator acts with; see `with_ipc_owner`
+    // and `with_user`.
+    let act = if account.rights.sys_admin { CapabilitySet::SETUID } else { CapabilitySet::empty() };
+    let permitted = rights | (own & (CapabilitySet::IPC_OWNER | act));
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: rights, permitted, inheritable })?;
     // Changing ids may have changed it (prctl(2)).
@@ -256,6 +258,25 @@ pub fn with_ipc_owner<T>(work: impl FnOnce() -> T) -> T {
         std::process::abort();
     }
     result
+}
+
+/// Runs `work` in this thread as another user, with the rights it has: for who may act on objects
+/// of others as an administrator, and for it has kept `CAP_SETUID`.
+pub fn with_user<T>(uid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+    let (own, back) = (capabilities(None)?, geteuid());
+    let raised = sets(own, own.effective | (own.permitted & CapabilitySet::SETUID));
+    let become_user = |uid| {
+        set_capabilities(None, raised)?;
+        let became = set_thread_res_uid(None, uid, None);
+        // The kernel takes effective ones away from who is root no more, and gives them to who is.
+        set_capabilities(None, own).and(became)
+    };
+    become_user(Uid::from_raw(uid))?;
+    let result = work();
+    if become_user(back).is_err() {
+        std::process::abort();
+    }
+    Ok(result)
 }
 
 fn sets(own: CapabilitySets, effective: CapabilitySet) -> CapabilitySets {
