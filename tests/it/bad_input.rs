@@ -3,22 +3,23 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use dipc_tests::stranger::{
+    cluster_with_known_key, dial, honest_hello, is_closed, record, serves, shake_hands,
+};
 use dipc_tests::{Cluster, Node, Puppet, process::PATIENCE, programs};
 use dipc_wire::codec::{ByteOrder, encode_frame};
-use dipc_wire::ids::{Epoch, Incarnation, NodeId, Secret};
+use dipc_wire::ids::{NodeId, Secret};
 use dipc_wire::limits::{FRAME_BYTES_MAX, VERSION};
-use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake};
+use dipc_wire::noise::{HANDSHAKE_BYTES, Handshake};
 use dipc_wire::peer::PeerFrame;
 use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 
 /// Memory that a dipcd may gain from what a stranger sends, in KiB.
 const GAIN_KIB_MAX: u64 = 16 << 10;
-const SECRET: [u8; 32] = [0x5a; 32];
 
 /// A dipc.conf with these lines behind the usual ones, and what the message must name.
 const CONFIGURATIONS: &[(&str, &[&str])] = &[
@@ -145,15 +146,6 @@ fn a_referee_that_is_not_there_is_named() {
     puppet.must("remove");
 }
 
-/// A node still does what it is for.
-#[track_caller]
-fn serves(node: &Node) {
-    let mut puppet = Puppet::on(node);
-    puppet.must("msgget 0x73 011600");
-    puppet.must("send 1 x");
-    puppet.must("remove");
-}
-
 fn resident_kib(node: &Node) -> u64 {
     let path = format!("/proc/{}/status", node.dipcd_pid());
     let text = fs::read_to_string(path).expect("dipcd runs");
@@ -162,69 +154,9 @@ fn resident_kib(node: &Node) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
 }
 
-/// A node whose key we know.
-fn node_with_known_key() -> Cluster {
-    cluster_with_known_key(1)
-}
-
-fn cluster_with_known_key(nodes: usize) -> Cluster {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let key = directory.path().join("key");
-    fs::write(&key, SECRET).expect("the directory is ours");
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
-    let key = key.to_str().expect("a plain path");
-    let cluster = Cluster::of(nodes).entry("cluster_key", key).allow("127.0.0.1").start();
-    drop(directory);
-    cluster
-}
-
-fn dial(node: &Node) -> TcpStream {
-    let stream = TcpStream::connect(node.address).expect("dipcd listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
-    stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
-    stream
-}
-
-/// The other end closes the connection; what it says before is read and forgotten.
-#[track_caller]
-fn is_closed(mut stream: TcpStream, what: &str) {
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) => match error.kind() {
-                ErrorKind::ConnectionReset => return,
-                ErrorKind::Interrupted => {}
-                _ => panic!("{what}: not closed: {error}"),
-            },
-        }
-    }
-}
-
-/// Bytes behind their length, as the messages of a handshake are sent.
-fn record(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).expect("a short message");
-    [&length.to_be_bytes(), bytes].concat()
-}
-
-/// A link up to the end of the handshake, which proves the key.
-fn shake_hands(node: &Node) -> (TcpStream, dipc_wire::noise::Sealer) {
-    let mut stream = dial(node);
-    let mut handshake = Handshake::initiator(&Secret(SECRET));
-    stream.write_all(&Preamble(Purpose::Link).encode()).expect("dipcd reads");
-    stream.write_all(&record(&handshake.write())).expect("dipcd reads");
-    let mut answer = [0; 2 + HANDSHAKE_BYTES];
-    stream.read_exact(&mut answer).expect("dipcd answers a proven peer");
-    let message = answer.last_chunk().expect("it is longer than that");
-    handshake.read(message).expect("dipcd proves its key");
-    let (sealer, _) = handshake.finish(Cipher::AesGcm);
-    (stream, sealer)
-}
-
 #[test]
 fn strangers_are_turned_away() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let before = resident_kib(node);
     let mut other_version = Preamble(Purpose::Link).encode();
@@ -274,7 +206,7 @@ fn a_machine_that_is_not_on_the_list_is_named() {
 
 #[test]
 fn half_a_greeting_and_silence_is_not_waited_for() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let preamble = Preamble(Purpose::Link).encode();
     for length in [0, 1, Preamble::BYTES - 1, Preamble::BYTES] {
@@ -291,7 +223,7 @@ fn half_a_greeting_and_silence_is_not_waited_for() {
 
 #[test]
 fn a_peer_with_the_key_that_talks_nonsense_is_turned_away() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let before = resident_kib(node);
     let rows: [(&str, &[u8]); 3] = [
@@ -312,26 +244,9 @@ fn a_peer_with_the_key_that_talks_nonsense_is_turned_away() {
     assert!(resident_kib(node) < before + GAIN_KIB_MAX, "it allocates what a peer announces");
 }
 
-/// What an honest node would say of itself.
-fn honest_hello(node: &Node) -> Hello {
-    Hello {
-        node: NodeId::NONE,
-        incarnation: Incarnation(1),
-        epoch: Epoch(0),
-        address: "127.0.0.1:4751".parse().expect("an address"),
-        referee: node.address,
-        order: ByteOrder::Little,
-        transport: Transport::Tcp,
-        transfer_mode: TransferMode::Page,
-        page_bytes: u32::try_from(rustix::param::page_size()).expect("a small number"),
-        lease_ms: 3_000,
-        node_timeout_ms: 5_000,
-    }
-}
-
 #[test]
 fn an_admitted_peer_that_talks_nonsense_is_cut_off() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let before = resident_kib(node);
     let rows: [(&str, &[u8]); 4] = [
@@ -373,7 +288,7 @@ fn a_peer_that_calls_itself_another_node_is_refused() {
 
 #[test]
 fn orders_of_a_peer_that_is_not_the_referee_are_not_obeyed() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let mut puppet = Puppet::on(node);
     let id = puppet.must("msgget 0x70 011600");
@@ -391,7 +306,7 @@ fn orders_of_a_peer_that_is_not_the_referee_are_not_obeyed() {
 
 #[test]
 fn peers_that_do_not_fit_are_refused_by_name() {
-    let cluster = node_with_known_key();
+    let cluster = cluster_with_known_key(1);
     let node = cluster.node(1);
     let honest = honest_hello(node);
     let elsewhere = "127.0.0.9:4750".parse().expect("an address");

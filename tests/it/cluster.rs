@@ -28,6 +28,7 @@ const CLUSTERS_MAX: usize = 2;
 pub struct Builder {
     nodes: usize,
     entries: Vec<(String, String)>,
+    options: Vec<String>,
     allowed: Vec<String>,
     limits: Vec<(usize, Limits)>,
     network: Network,
@@ -39,6 +40,13 @@ impl Builder {
     #[must_use]
     pub fn entry(mut self, name: &str, value: &str) -> Builder {
         self.entries.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// An option for every dipcd.
+    #[must_use]
+    pub fn option(mut self, option: &str) -> Builder {
+        self.options.push(option.to_owned());
         self
     }
 
@@ -109,7 +117,8 @@ impl Builder {
             if let Some(switch) = &switch {
                 switch.connect(&machine, number);
             }
-            let node = Node::new(number, addresses[index], home, library.clone(), machine);
+            let (library, options) = (library.clone(), self.options.clone());
+            let node = Node::new(number, addresses[index], home, library, machine, options);
             fs::write(node.config(), self.config(&node, &addresses))
                 .expect("the directory is ours");
             node
@@ -169,6 +178,7 @@ impl Cluster {
         Builder {
             nodes,
             entries: Vec::new(),
+            options: Vec::new(),
             allowed: Vec::new(),
             limits: Vec::new(),
             network: Network::Shared,
@@ -200,7 +210,9 @@ impl Cluster {
     pub fn install(&self, program: &Path) -> PathBuf {
         let name = program.file_name().expect("a program has a name");
         let copy = self.directory().join(name);
-        fs::copy(program, &copy).expect("the program can be copied");
+        if !copy.exists() {
+            fs::copy(program, &copy).expect("the program can be copied");
+        }
         copy
     }
 

@@ -15,10 +15,11 @@ pub mod process;
 pub mod programs;
 pub mod puppet;
 pub mod skip;
+pub mod stranger;
 
 pub use cluster::{Builder, Cluster};
 pub use machine::{Limits, Machine};
 pub use maker::Maker;
-pub use node::Node;
+pub use node::{Node, User};
 pub use process::{Output, Running};
 pub use puppet::Puppet;

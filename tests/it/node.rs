@@ -22,6 +22,22 @@ use crate::programs;
 /// Names the node's directory in the environment of each of its processes.
 const MARK: &str = "DIPC_TEST_NODE";
 
+/// A user of every machine that tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its login name.
+    pub name: &'static str,
+    /// Its number.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// Users that Linux systems have had from the beginning.
+pub const DAEMON: User = User { name: "daemon", uid: 1, gid: 1 };
+/// Another.
+pub const BIN: User = User { name: "bin", uid: 2, gid: 2 };
+
 /// A node.
 pub struct Node {
     /// Its number, from 1; 1 is the referee.
@@ -31,6 +47,7 @@ pub struct Node {
     directory: PathBuf,
     library: PathBuf,
     machine: Machine,
+    options: Vec<String>,
     dipcd: Mutex<Option<Child>>,
 }
 
@@ -42,11 +59,12 @@ impl Node {
         directory: PathBuf,
         library: PathBuf,
         machine: Machine,
+        options: Vec<String>,
     ) -> Node {
         for part in ["state", "lib"] {
             fs::create_dir_all(directory.join(part)).expect("a new directory");
         }
-        Node { number, address, directory, library, machine, dipcd: Mutex::new(None) }
+        Node { number, address, directory, library, machine, options, dipcd: Mutex::new(None) }
     }
 
     /// The machine it runs on.
@@ -117,7 +135,8 @@ impl Node {
         let socket = UnixDatagram::bind(&notify).expect("the directory is ours");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.expect("the directory is ours");
-        let mut command = self.dipcd_command(&[]);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let mut command = self.dipcd_command(&options);
         command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a descriptor is left")).stderr(log);
         let mut child = self.machine.start(&mut command);
@@ -246,6 +265,14 @@ impl Node {
         command.args(arguments).env(MARK, &self.directory);
         command.env("LD_PRELOAD", &self.library).env("DIPC_SOCKET", self.socket());
         command
+    }
+
+    /// Starts a program on this node as another user, who is in no group but this one.
+    pub fn spawn_as(&self, user: User, program: impl AsRef<Path>, arguments: &[&str]) -> Running {
+        let mut command = self.command(program, arguments);
+        // Without other groups: the standard library drops them with the user.
+        command.uid(user.uid).gid(user.gid);
+        self.machine.spawn(command)
     }
 
     /// Starts a program on this node.

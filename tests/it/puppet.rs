@@ -4,7 +4,8 @@
 
 use rustix::process::Signal;
 
-use crate::node::Node;
+use crate::cluster::Cluster;
+use crate::node::{Node, User};
 use crate::process::Running;
 use crate::programs;
 
@@ -21,6 +22,13 @@ impl Puppet {
     /// Starts one on a node.
     pub fn on(node: &Node) -> Puppet {
         Puppet { running: node.spawn(programs::helper("puppet"), &[]), answers: 0 }
+    }
+
+    /// Starts one that runs as another user.
+    pub fn of(cluster: &Cluster, number: usize, user: User) -> Puppet {
+        // Where cargo puts programs, others may not enter.
+        let program = cluster.install(&programs::helper("puppet"));
+        Puppet { running: cluster.node(number).spawn_as(user, program, &[]), answers: 0 }
     }
 
     /// Tells it to make a call that may wait.
