@@ -5,3 +5,4 @@
 pub mod files;
 pub mod process_maps;
 pub mod segments;
+pub mod sleepers;
