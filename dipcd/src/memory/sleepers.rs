@@ -41,6 +41,9 @@ pub const WAITV_BYTES: usize = 24;
 /// How many words one call may wait for (FUTEX_WAITV_MAX).
 pub const WAITV_MAX: usize = 128;
 
+/// futex_wait(2) of Linux 6.7, which the libc crate does not know yet.
+const FUTEX_WAIT_CALL: i64 = 455;
+
 const PRIVATE: u64 = 128;
 const CLOCK_REALTIME: u64 = 256;
 const WAIT: u64 = 0;
@@ -66,7 +69,7 @@ pub fn doing(line: &str) -> Doing {
     }
     match call.parse() {
         Ok(libc::SYS_futex | libc::SYS_restart_syscall) => futex(arguments),
-        Ok(libc::SYS_futex_wait) if arguments[3] & PRIVATE == 0 => {
+        Ok(FUTEX_WAIT_CALL) if arguments[3] & PRIVATE == 0 => {
             Doing::Sleeping(Word { address: arguments[0], value: arguments[1] as u32 })
         }
         Ok(libc::SYS_futex_waitv) => {
