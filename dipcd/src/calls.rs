@@ -3,14 +3,15 @@
 #![forbid(unsafe_code)]
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dipc_wire::client::{Answer, Call, ClientCall, Place, WireTerms};
 use dipc_wire::ids::{
-    ClaimNo, ClientId, Image, KernelId, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot, TicketId,
+    ClaimNo, ClientId, Image, KernelId, Key, Kind, NodeId, ObjectId, Secret, SessionId, Slot,
+    TicketId,
 };
 use dipc_wire::keeper::Held;
 use dipc_wire::limits::{GROUPS_MAX, SESSIONS_MAX};
@@ -19,12 +20,12 @@ use dipc_wire::preamble::{Preamble, Purpose};
 use dipc_wire::sysv::{IPC_CREAT, SysvError};
 
 use crate::accounts::own_account;
+use crate::channel;
 use crate::clients::Kept;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::home::{self, Look, Maker, Verdict, Want};
 use crate::links::Unanswered;
-use crate::sockets;
 use crate::sys::credentials::{self, Namespaces, Peer};
 use crate::undertaker::Watched;
 
@@ -227,12 +228,7 @@ impl Service<'_> {
     }
 
     /// How this caller reaches an object: by the kernel if they share it.
-    fn object(
-        &self,
-        id: ObjectId,
-        home: NodeId,
-        kernel: Option<KernelId>,
-    ) -> Answer {
+    fn object(&self, id: ObjectId, home: NodeId, kernel: Option<KernelId>) -> Answer {
         let place = match kernel {
             Some(kernel) if self.world.ipc_is_ours && kernel != KernelId::NONE => {
                 Place::Here { kernel }
@@ -324,7 +320,7 @@ impl Service<'_> {
         Err(SysvError::ENOMEM)
     }
 
-    /// To a home elsewhere: over TCP.
+    /// To a home elsewhere: over the network.
     fn remote_wire(
         &self,
         home: NodeId,
@@ -350,17 +346,17 @@ impl Service<'_> {
         };
         let config = daemon.config();
         let address = daemon.links.address(home).ok_or(SysvError::EIDRM)?;
-        let own = config.this_machine.ip();
-        let dialled = sockets::dial(own, address, &config.liveness, DIAL_WAIT);
-        let stream = dialled.and_then(|mut stream| {
-            stream.write_all(&Preamble(Purpose::Wire(ticket)).encode())?;
+        let dialled = daemon.road.dial(&config, address, DIAL_WAIT);
+        let stream = dialled.and_then(|stream| {
+            let preamble = Preamble(Purpose::Wire(ticket)).encode();
+            channel::send_all(&stream, &preamble).map_err(io::Error::other)?;
             Ok(stream)
         });
         let stream = stream.map_err(|error| {
             tracing::warn!(op = "wire", peer = %home, %error);
             SysvError::EAGAIN
         })?;
-        Ok((stream.into(), terms))
+        Ok((stream, terms))
     }
 
     /// To ourselves, for a client in another IPC namespace: a socket pair.

@@ -401,7 +401,8 @@ fn give_back(buffer: &mut Vec<u8>) {
     buffer.shrink_to(KEPT_BYTES);
 }
 
-fn send_all(socket: impl AsFd, mut bytes: &[u8]) -> Result<()> {
+/// Sends bytes as they are; waits as long as the other end does not read.
+pub fn send_all(socket: impl AsFd, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL) {
             Ok(sent) => bytes = &bytes[sent..],
@@ -465,7 +466,8 @@ fn receive_message(socket: impl AsFd, deadline: Deadline) -> Result<[u8; HANDSHA
     receive_raw(socket.as_fd(), deadline)
 }
 
-fn receive_raw<const N: usize>(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<[u8; N]> {
+/// Receives so many bytes as they are, and no byte that comes behind them.
+pub fn receive_raw<const N: usize>(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut have = 0;
     while have < N {

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dipc_wire::noise::Cipher;
-use dipc_wire::preamble::Transport;
 
 use crate::policy::{Program, Sharing};
 
@@ -205,9 +204,8 @@ impl Config {
 
 /// What is asked for and this version does not have. dipcd refuses to start with it, by name,
 /// rather than pass it over in silence.
-pub fn not_yet(config: &Config, transport: Transport) -> Vec<&'static str> {
+pub fn not_yet(config: &Config) -> Vec<&'static str> {
     [
-        ("-u", transport == Transport::Udp),
         ("home", config.home != Home::Creator),
         ("send", config.send != Sending::Strict),
         ("container_identity", config.container_identity != ContainerIdentity::Refuse),

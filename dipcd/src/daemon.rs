@@ -36,6 +36,7 @@ use crate::names::Names;
 use crate::pids::Pids;
 use crate::proof::Proof;
 use crate::refusals::Refusals;
+use crate::road::Road;
 use crate::stand_ins::StandIns;
 use crate::sys::ipc;
 use crate::undertaker::{Undertaker, Watched};
@@ -54,6 +55,8 @@ pub struct Daemon {
     pub node_key: NodeKey,
     /// What survives a reboot.
     pub lib: LibDir,
+    /// How links and wires reach other nodes (`-u`).
+    pub road: Road,
     /// Links to other nodes.
     pub links: Links,
     /// Objects that live here.

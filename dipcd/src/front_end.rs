@@ -1,4 +1,4 @@
-//! What other machines see: the TCP port. Each connection says in 16 bytes what it is for; a link
+//! What other machines see: the TCP port, and with -u the UDP port. Each connection says in 16 bytes what it is for; a link
 //! goes on in `link.rs`, a wire is handed to its stand-in and leaves this process.
 //!
 //! Nobody is believed here: the address must be allowed, the bytes must come within a second, and
@@ -8,18 +8,20 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::fmt;
-use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use dipc_wire::limits::ADMISSION_MS;
-use dipc_wire::preamble::{Preamble, Purpose};
+use dipc_wire::preamble::{Preamble, Purpose, Transport};
 
+use crate::channel::{self, ChannelError};
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
+use crate::datagrams::{Door, Driver};
 use crate::{link, sockets};
 
 /// Connections of strangers that have not yet proven anything, and as many of members.
@@ -31,7 +33,7 @@ const STACK_BYTES: usize = 256 << 10;
 
 /// The connections that have not yet proven anything.
 #[derive(Default)]
-struct Waiting {
+pub(crate) struct Waiting {
     members: usize,
     strangers: usize,
     /// Of `strangers`.
@@ -39,14 +41,17 @@ struct Waiting {
 }
 
 /// One of them; counted until it is dropped.
-struct Unknown {
+pub(crate) struct Unknown {
     waiting: Arc<Mutex<Waiting>>,
     /// `None`: a member's.
     stranger: Option<IpAddr>,
 }
 
 impl Unknown {
-    fn count(waiting: &Arc<Mutex<Waiting>>, stranger: Option<IpAddr>) -> Option<Unknown> {
+    pub(crate) fn count(
+        waiting: &Arc<Mutex<Waiting>>,
+        stranger: Option<IpAddr>,
+    ) -> Option<Unknown> {
         let mut counts = waiting.lock();
         let Waiting { members, strangers, by_address } = &mut *counts;
         match stranger {
@@ -88,7 +93,13 @@ pub fn run(daemon: &Arc<Daemon>, listener: &TcpListener) {
     let waiting = Arc::default();
     while !daemon.is_stopping() {
         match listener.accept() {
-            Ok((stream, from)) => admit(daemon, stream, from, &waiting),
+            Ok((stream, from)) => {
+                let Some(unknown) = admit(daemon, from, &waiting) else { continue };
+                match sockets::accepted(&stream, &daemon.config().liveness) {
+                    Ok(()) => begin(daemon, stream.into(), Transport::Tcp, from, unknown),
+                    Err(error) => daemon.refusals.of_peer(from.ip(), from, error),
+                }
+            }
             Err(error) => {
                 let own = daemon.config().this_machine;
                 daemon.refusals.of_peer(own.ip(), own, error);
@@ -98,34 +109,62 @@ pub fn run(daemon: &Arc<Daemon>, listener: &TcpListener) {
     }
 }
 
-fn admit(daemon: &Arc<Daemon>, stream: TcpStream, from: SocketAddr, waiting: &Arc<Mutex<Waiting>>) {
-    let refuse = |why: &dyn fmt::Display| daemon.refusals.of_peer(from.ip(), from, why);
+/// The same for those who come by datagrams.
+pub fn run_datagrams(daemon: &Arc<Daemon>, driver: Driver) {
+    let waiting = Arc::default();
+    let ended = driver.run(&Door {
+        permits: &|address| daemon.permits(address),
+        admit: &|from| admit(daemon, from, &waiting),
+        enter: &|stream, from, unknown| begin(daemon, stream, Transport::Udp, from, unknown),
+        refuse: &|from, why| daemon.refusals.of_peer(from.ip(), from, why),
+    });
+    if let Err(error) = ended {
+        panic!("datagrams cannot be waited for: {error}");
+    }
+}
+
+/// Whether somebody who connects may say what he wants.
+fn admit(daemon: &Arc<Daemon>, from: SocketAddr, waiting: &Arc<Mutex<Waiting>>) -> Option<Unknown> {
+    let refuse = |why| daemon.refusals.of_peer(from.ip(), from, why);
     if !daemon.permits(from.ip()) {
-        return refuse(&"refused: not in dipc.allow");
+        refuse("refused: not in dipc.allow");
+        return None;
     }
     let stranger = (!daemon.links.knows(from.ip())).then_some(from.ip());
-    let Some(unknown) = Unknown::count(waiting, stranger) else {
-        return refuse(&"refused: too many unknown connections");
-    };
+    let unknown = Unknown::count(waiting, stranger);
+    if unknown.is_none() {
+        refuse("refused: too many unknown connections");
+    }
+    unknown
+}
+
+/// Serves a connection, in a thread of its own.
+fn begin(
+    daemon: &Arc<Daemon>,
+    stream: OwnedFd,
+    came_by: Transport,
+    from: SocketAddr,
+    unknown: Unknown,
+) {
     let thread = thread::Builder::new().name("front_end".into()).stack_size(STACK_BYTES);
     let served = daemon.clone();
     let started = thread.spawn(move || {
-        if let Err(error) = serve(&served, stream, from.ip(), unknown) {
+        if let Err(error) = serve(&served, stream, came_by, from.ip(), unknown) {
             served.refusals.of_peer(from.ip(), from, error);
         }
     });
     if let Err(error) = started {
-        refuse(&error);
+        daemon.refusals.of_peer(from.ip(), from, error);
     }
 }
 
 fn serve(
     daemon: &Arc<Daemon>,
-    stream: TcpStream,
+    stream: OwnedFd,
+    came_by: Transport,
     from: IpAddr,
     unknown: Unknown,
 ) -> io::Result<()> {
-    sockets::accepted(&stream, &daemon.config().liveness)?;
     let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
     match read_preamble(&stream, deadline)?.0 {
         Purpose::Wire(ticket) => {
@@ -134,29 +173,19 @@ fn serve(
             daemon.stand_ins.deliver(&admitted, &stream);
             Ok(())
         }
-        Purpose::Link => link::accept(daemon, stream, from, deadline, move || drop(unknown)),
+        Purpose::Link => {
+            link::accept(daemon, stream, came_by, from, deadline, move || drop(unknown))
+        }
     }
 }
 
 /// The whole preamble within its time, however slowly it comes.
-fn read_preamble(mut stream: &TcpStream, deadline: Deadline) -> io::Result<Preamble> {
-    let mut bytes = [0; Preamble::BYTES];
-    let mut have = 0;
-    while have < bytes.len() {
-        let left = deadline.left();
-        if left.is_zero() {
-            return Err(late());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut bytes[have..]) {
-            Ok(0) => return Err(io::Error::other("it closed before it said what it wants")),
-            Ok(count) => have += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    stream.set_read_timeout(None)?;
+fn read_preamble(stream: &OwnedFd, deadline: Deadline) -> io::Result<Preamble> {
+    let bytes = channel::receive_raw(stream.as_fd(), deadline).map_err(|error| match error {
+        ChannelError::Late => late(),
+        ChannelError::Cut => io::Error::other("it closed before it said what it wants"),
+        other => io::Error::other(other),
+    })?;
     Preamble::decode(&bytes).map_err(io::Error::other)
 }
 

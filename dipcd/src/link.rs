@@ -13,7 +13,7 @@
 
 use crossbeam_channel::{Receiver, bounded};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
@@ -25,7 +25,7 @@ use dipc_wire::limits::ADMISSION_MS;
 use dipc_wire::peer::PeerFrame;
 use dipc_wire::preamble::{Hello, Preamble, Purpose, Transport};
 
-use crate::channel::{Channel, ChannelError, ChannelReceiver};
+use crate::channel::{self, Channel, ChannelError, ChannelReceiver};
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::links::Link;
@@ -51,7 +51,7 @@ pub fn own_hello(daemon: &Daemon) -> Hello {
         address: config.this_machine,
         referee: config.referee,
         order: daemon.order,
-        transport: Transport::Tcp,
+        transport: daemon.road.transport(),
         transfer_mode: config.transfer.mode,
         page_bytes: config.transfer.page_bytes,
         lease_ms: millis(config.liveness.lease),
@@ -103,14 +103,42 @@ pub fn dial(daemon: &Arc<Daemon>, address: SocketAddr) {
 }
 
 fn connect(daemon: &Daemon, address: SocketAddr) -> io::Result<(Channel, Proof)> {
+    let dialled = daemon.road.dial(&daemon.config(), address, CONNECT_WAIT);
+    let stream = dialled.map_err(|error| explain(daemon, address, error))?;
+    introduce(daemon, address, stream)
+}
+
+/// Preamble and handshake of who dials.
+fn introduce(
+    daemon: &Daemon,
+    address: SocketAddr,
+    socket: OwnedFd,
+) -> io::Result<(Channel, Proof)> {
     let config = daemon.config();
-    let stream = sockets::dial(config.this_machine.ip(), address, &config.liveness, CONNECT_WAIT)?;
     let deadline = Duration::from_millis(ADMISSION_MS);
-    io::Write::write_all(&mut &stream, &Preamble(Purpose::Link).encode())?;
-    let (proof, socket) = (daemon.proof_for(address.ip()), OwnedFd::from(stream));
+    channel::send_all(&socket, &Preamble(Purpose::Link).encode()).map_err(io::Error::other)?;
+    let proof = daemon.proof_for(address.ip());
     let handshake = proof.initiate(&daemon.node_key);
     let channel = Channel::initiate_by(socket, handshake, config.cipher, daemon.order, deadline);
     Ok((channel.map_err(io::Error::other)?, proof))
+}
+
+/// Why nobody answers to datagrams: perhaps dipcd there speaks TCP. Then it is told over TCP that we
+/// do not, so that both ends can name what is wrong.
+fn explain(daemon: &Daemon, address: SocketAddr, error: io::Error) -> io::Error {
+    let silence = [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut];
+    if daemon.road.transport() == Transport::Tcp || !silence.contains(&error.kind()) {
+        return error;
+    }
+    let config = daemon.config();
+    let own = config.this_machine.ip();
+    let Ok(stream) = sockets::dial(own, address, &config.liveness, CONNECT_WAIT) else {
+        return error;
+    };
+    let greeted = introduce(daemon, address, stream.into())
+        .and_then(|(mut channel, _)| hellos(daemon, &mut channel, admission_deadline()));
+    let but = "it answers over TCP, but no datagram comes back: is its port open for UDP?";
+    greeted.err().unwrap_or_else(|| io::Error::other(but))
 }
 
 /// The dialler's side of Hello, then the link until it ends.
@@ -120,19 +148,14 @@ fn greet(
     proof: Proof,
     address: SocketAddr,
 ) -> io::Result<()> {
-    let ours = own_hello(daemon);
-    channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
-    let deadline = Deadline::after(Some(Duration::from_millis(ADMISSION_MS)));
-    let theirs = read_hello(&mut channel, deadline)?;
-    if let Some(why) = mismatch(&ours, &theirs) {
-        return Err(io::Error::other(format!("refused: {why}")));
-    }
+    let deadline = admission_deadline();
+    let theirs = hellos(daemon, &mut channel, deadline)?;
     if theirs.address != address || !theirs.node.is_admitted() {
         let why = format!("refused: it calls itself node {} at {}", theirs.node, theirs.address);
         return Err(io::Error::other(why));
     }
     let is_referee = address == daemon.config().referee;
-    if theirs.node == ours.node || !is_referee && !is_member(daemon, &theirs, deadline) {
+    if theirs.node == daemon.links.me() || !is_referee && !is_member(daemon, &theirs, deadline) {
         return Err(not_a_member(&theirs));
     }
     let running = Running::start(daemon, channel, proof, &theirs)?;
@@ -145,10 +168,26 @@ fn greet(
     Ok(())
 }
 
+/// Hello both ways, ours first: what the peer says, if it goes with what we say.
+fn hellos(daemon: &Daemon, channel: &mut Channel, deadline: Deadline) -> io::Result<Hello> {
+    let ours = own_hello(daemon);
+    channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
+    let theirs = read_hello(channel, deadline)?;
+    match mismatch(&ours, &theirs) {
+        Some(why) => Err(io::Error::other(format!("refused: {why}"))),
+        None => Ok(theirs),
+    }
+}
+
+fn admission_deadline() -> Deadline {
+    Deadline::after(Some(Duration::from_millis(ADMISSION_MS)))
+}
+
 /// The dialled side, after the preamble. `admitted` is called when the peer is one of us.
 pub fn accept(
     daemon: &Arc<Daemon>,
-    stream: TcpStream,
+    stream: OwnedFd,
+    came_by: Transport,
     from: IpAddr,
     deadline: Deadline,
     admitted: impl FnOnce(),
@@ -159,6 +198,11 @@ pub fn accept(
     channel.send_bytes(&ours.encode()).map_err(io::Error::other)?;
     if let Some(why) = mismatch(&ours, &theirs) {
         return Err(io::Error::other(format!("refused: {why}")));
+    }
+    if came_by != ours.transport {
+        let why =
+            format!("refused: -u (transport): here {:?}, it came by {came_by:?}", ours.transport);
+        return Err(io::Error::other(why));
     }
     if theirs.address.ip() != from {
         let why = format!("refused: it says that it listens at {}", theirs.address);
@@ -190,15 +234,14 @@ pub fn accept(
 /// The handshake of who was dialled, by one of the proofs that are accepted from there.
 fn prove(
     daemon: &Daemon,
-    stream: TcpStream,
+    stream: OwnedFd,
     from: IpAddr,
     deadline: Deadline,
 ) -> io::Result<(Channel, Proof)> {
     let (cipher, order) = (daemon.config().cipher, daemon.order);
     let mut proofs = daemon.proofs_from(from);
     let handshakes = proofs.iter().map(|proof| proof.respond(&daemon.node_key)).collect();
-    let socket = OwnedFd::from(stream);
-    match Channel::respond_to_any(socket, handshakes, cipher, order, deadline.left()) {
+    match Channel::respond_to_any(stream, handshakes, cipher, order, deadline.left()) {
         Ok((channel, index)) => Ok((channel, proofs.swap_remove(index))),
         Err(ChannelError::Wire(WireError::NotProven)) if proofs[0].is_of_node() => {
             let why = "refused: it does not prove the node key that dipc.allow names, \
@@ -253,7 +296,7 @@ impl Running {
         proof: Proof,
         theirs: &Hello,
     ) -> io::Result<Running> {
-        let socket = TcpStream::from(channel.socket().try_clone()?);
+        let socket = channel.socket().try_clone()?;
         let (sender, receiver) = channel.split();
         let (number, outbox) = (daemon.links.next_number(), Outbox::new(sender));
         let link = Link::new(number, theirs.address, theirs.incarnation, proof, outbox, socket);

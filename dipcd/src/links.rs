@@ -7,8 +7,10 @@
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
+use rustix::net::Shutdown;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,7 +35,7 @@ pub struct Link {
     /// What its peer has proven.
     pub proof: Proof,
     outbox: Outbox,
-    socket: TcpStream,
+    socket: OwnedFd,
     closed: AtomicBool,
 }
 
@@ -45,7 +47,7 @@ impl Link {
         incarnation: Incarnation,
         proof: Proof,
         outbox: Outbox,
-        socket: TcpStream,
+        socket: OwnedFd,
     ) -> Link {
         let closed = AtomicBool::new(false);
         Link { number, address, incarnation, proof, outbox, socket, closed }
@@ -75,7 +77,7 @@ impl Link {
         self.closed.store(true, Ordering::Release);
         self.outbox.close();
         // An error says that it is closed already.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 }
 
@@ -516,9 +518,8 @@ mod tests {
 
     #[test]
     fn what_a_closed_link_has_brought_is_not_believed() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (near, _far) = crate::channel::tests::channels(Cipher::Plain, ByteOrder::Little);
+        let socket = near.socket().try_clone().unwrap();
         let (links, outbox) = (links(), Outbox::new(near.split().0));
         let allow = crate::allow::AllowList::Loopback;
         let proof = Proof::offered(&crate::config::ClusterKey::Loopback, &allow, at(2).ip());

@@ -68,7 +68,7 @@ fn load(options: &RunOptions) -> Result<Config, Vec<String>> {
     let config = options
         .load()
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let missing: Vec<_> = not_yet(&config, options.transport)
+    let missing: Vec<_> = not_yet(&config)
         .iter()
         .map(|name| format!("{name}: not available in this version"))
         .collect();
@@ -104,6 +104,7 @@ fn serve(options: &RunOptions, config: Config) -> io::Result<()> {
             SIGHUP => reload(&daemon, options),
             SIGUSR2 => {
                 tracing::info!(op = "leave", "the keeper keeps everything for the next dipcd");
+                daemon.road.close();
                 return Ok(());
             }
             _ => break,

@@ -27,6 +27,7 @@ use crate::cli::RunOptions;
 use crate::clients::Clients;
 use crate::config::{Config, SocketAccess};
 use crate::daemon::Daemon;
+use crate::datagrams::Driver;
 use crate::disk::{LibDir, make_private_dir};
 use crate::home::Home;
 use crate::keep::{Found, Keep};
@@ -34,6 +35,7 @@ use crate::links::Links;
 use crate::names::Names;
 use crate::pids::Pids;
 use crate::refusals::Refusals;
+use crate::road::Road;
 use crate::stand_ins::StandIns;
 use crate::sys::packets;
 use crate::undertaker::{Undertaker, Watch, Watched};
@@ -59,6 +61,8 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let lib = LibDir::open(&config.lib_dir)?;
     let allow = AllowList::of_node(&config, options.admission).map_err(|errors| joined(&errors))?;
     let port = sockets::listen(config.this_machine)?;
+    let node_key = lib.node_key()?;
+    let (road, driver) = Road::open(options.transport, &config, node_key.private())?;
     refuse_used_socket(&config)?;
     let (keep, found) = Keep::open(&config.state_dir)?;
     let listener = listener(&config, &keep, &found)?;
@@ -73,7 +77,8 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let daemon = Arc::new(Daemon {
         order: options.order,
         incarnation,
-        node_key: lib.node_key()?,
+        node_key,
+        road,
         links,
         home: Home::open(&config.state_dir)?,
         clients: Clients::default(),
@@ -96,7 +101,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         config: RwLock::new(Arc::new(config)),
     });
     recover(&daemon, found)?;
-    start_threads(&daemon, own_frames, port)?;
+    start_threads(&daemon, own_frames, port, driver)?;
     back_end::start(&daemon, listener)?;
     policy::publish(&daemon.config())?;
     Ok((daemon, lock))
@@ -219,6 +224,7 @@ fn start_threads(
     daemon: &Arc<Daemon>,
     own_frames: crossbeam_channel::Receiver<(LinkNo, PeerFrame)>,
     port: TcpListener,
+    driver: Option<Driver>,
 ) -> io::Result<()> {
     let (work, jobs) = crossbeam_channel::unbounded();
     spawn(daemon, "own-worker", move |daemon| daemon.work(|| Some(daemon.links.me()), &jobs))?;
@@ -238,6 +244,9 @@ fn start_threads(
     spawn(daemon, "ticker", tick)?;
     spawn(daemon, "sweeper", sweep)?;
     spawn(daemon, "front_end", move |daemon| front_end::run(daemon, &port))?;
+    if let Some(driver) = driver {
+        spawn(daemon, "datagrams", move |daemon| front_end::run_datagrams(daemon, driver))?;
+    }
     daemon.dial_all();
     Ok(())
 }

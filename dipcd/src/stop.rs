@@ -35,6 +35,7 @@ pub fn stop(daemon: &Arc<Daemon>) {
     }
     daemon.keep.quit();
     daemon.links.close_all();
+    daemon.road.close();
 }
 
 fn end_clients(daemon: &Arc<Daemon>) {

@@ -36,7 +36,7 @@ pub fn check(options: &RunOptions, out: &mut impl Write) -> io::Result<bool> {
 }
 
 fn errors_of(config: &Config, options: &RunOptions) -> Vec<String> {
-    let unavailable = not_yet(config, options.transport).into_iter();
+    let unavailable = not_yet(config).into_iter();
     let mut errors: Vec<_> =
         unavailable.map(|name| format!("{name}: not available in this version")).collect();
     if let Err(found) = AllowList::of_node(config, options.admission) {

@@ -429,11 +429,10 @@ fn a_single_node_is_its_own_referee_on_loopback() {
 #[test]
 fn what_is_not_there_yet_is_named() {
     let config = parse(BASE).unwrap();
-    assert_eq!(not_yet(&config, Transport::Tcp), [""; 0]);
-    assert_eq!(not_yet(&config, Transport::Udp), ["-u"]);
+    assert_eq!(not_yet(&config), [""; 0]);
     let config =
         with("home = 3\nsend = pipelined:40\nmetrics = /m\nmailbox = 8 64 7777 4").unwrap();
-    assert_eq!(not_yet(&config, Transport::Tcp), ["home", "send", "metrics", "mailbox"]);
+    assert_eq!(not_yet(&config), ["home", "send", "metrics", "mailbox"]);
 }
 
 /// The entry's paragraph in conf/dipc.conf: comment lines, then `#name = default`.
