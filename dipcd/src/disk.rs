@@ -7,11 +7,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dipc_core::referee::Record;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId};
+use dipc_wire::peer::RecordCopy;
 use dipc_wire::noise::NodeKey;
 
 use crate::config::key;
@@ -27,6 +29,11 @@ impl LibDir {
     pub fn open(path: &Path) -> io::Result<LibDir> {
         make_private_dir(path)?;
         Ok(LibDir { path: path.to_owned() })
+    }
+
+    /// The same without making it: what is not there is empty.
+    pub fn existing(path: &Path) -> LibDir {
+        LibDir { path: path.to_owned() }
     }
 
     /// Begins a life: one more than the last, and never less than the clock, so that a node whose
@@ -90,6 +97,44 @@ impl LibDir {
     /// Keeps the referee's record.
     pub fn set_referee_record(&self, record: &Record) -> io::Result<()> {
         self.write("referee", &dipc_wire::codec::encode_packet(record))
+    }
+
+    /// What the referee has told of its record; an empty one if it never did.
+    pub fn record_copy(&self) -> io::Result<RecordCopy> {
+        match fs::read(self.path.join("record")) {
+            Ok(bytes) => dipc_wire::codec::decode_packet(&bytes)
+                .map_err(|error| self.bad("record", &error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RecordCopy::default()),
+            Err(error) => Err(self.named("record", &error)),
+        }
+    }
+
+    /// Keeps what the referee has told of its record.
+    pub fn set_record_copy(&self, copy: &RecordCopy) -> io::Result<()> {
+        self.write("record", &dipc_wire::codec::encode_packet(copy))
+    }
+
+    /// Where the referee is that has replaced the one in dipc.conf.
+    pub fn succession(&self) -> io::Result<Option<SocketAddr>> {
+        match fs::read_to_string(self.path.join("succession")) {
+            Ok(text) => match text.trim().parse() {
+                Ok(referee) => Ok(Some(referee)),
+                Err(_) => Err(self.bad("succession", "expected an address with its port")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.named("succession", &error)),
+        }
+    }
+
+    /// Keeps where the new referee is.
+    pub fn set_succession(&self, referee: SocketAddr) -> io::Result<()> {
+        self.write("succession", format!("{referee}\n").as_bytes())
+    }
+
+    /// dipc.conf names the new referee now.
+    pub fn end_succession(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join("succession"))
+            .map_err(|error| self.named("succession", &error))
     }
 
     fn read(&self, name: &str) -> io::Result<Option<u64>> {

@@ -15,18 +15,21 @@
 //! Conversions of byte order are logged under the targets [`CONVERSION`] and [`CONVERTED`].
 #![forbid(unsafe_code)]
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, filter};
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 /// The target of events that say that something is converted (`-c`).
 pub const CONVERSION: &str = "conversion";
@@ -60,10 +63,50 @@ impl Verbosity {
     }
 }
 
+impl<S> Filter<S> for Verbosity {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.wants(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.wants(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level())
+    }
+}
+
+/// What goes to standard output now, and how that is changed.
+struct Traces {
+    set: Box<dyn Fn(Verbosity) -> Result<(), String> + Send + Sync>,
+    now: Mutex<Verbosity>,
+}
+
+static TRACES: OnceLock<Traces> = OnceLock::new();
+
+/// Whether `-v` lines are written.
+pub fn is_tracing() -> bool {
+    TRACES.get().is_some_and(|traces| traces.now.lock().trace)
+}
+
+/// Begins or ends to write `-v` lines (`dipcctl trace`).
+pub fn trace(on: bool) -> Result<(), String> {
+    let traces = TRACES.get().ok_or("nothing is logged")?;
+    let mut now = traces.now.lock();
+    let wanted = Verbosity { trace: on, ..*now };
+    (traces.set)(wanted)?;
+    *now = wanted;
+    Ok(())
+}
+
 /// Begins to log. Called once, first of all; time counts from here.
 pub fn start(verbosity: Verbosity) {
     let (directives, complaint) = directives();
-    layers(verbosity, directives, io::stderr, io::stdout).init();
+    let (layers, set) = layers(verbosity, directives, io::stderr, io::stdout);
+    layers.init();
+    // A second start would have panicked above.
+    let _ = TRACES.set(Traces { set: Box::new(set), now: Mutex::new(verbosity) });
     if let Some(complaint) = complaint {
         tracing::warn!(complaint, "{VARIABLE} is not understood");
     }
@@ -81,12 +124,13 @@ fn directives() -> (EnvFilter, Option<String>) {
     }
 }
 
+/// The two streams, and what changes the second one's verbosity.
 fn layers<E, O>(
     verbosity: Verbosity,
     filter: EnvFilter,
     errors: E,
     out: O,
-) -> impl SubscriberInitExt
+) -> (impl SubscriberInitExt, impl Fn(Verbosity) -> Result<(), String> + Send + Sync)
 where
     E: for<'w> MakeWriter<'w> + Send + Sync + 'static,
     O: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -96,13 +140,16 @@ where
         .event_format(EventLine)
         .with_writer(errors)
         .with_filter(filter);
+    let (verbosity, handle) = reload::Layer::new(verbosity);
     let traces = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .event_format(TraceLine { started: Instant::now() })
         .with_writer(out)
-        .with_filter(filter::filter_fn(move |metadata| verbosity.wants(metadata)))
-        .with_filter(verbosity.level());
-    tracing_subscriber::registry().with(events).with(traces)
+        .with_filter(verbosity);
+    let set = move |verbosity: Verbosity| {
+        handle.reload(verbosity).map_err(|error: reload::Error| error.to_string())
+    };
+    (tracing_subscriber::registry().with(events).with(traces), set)
 }
 
 /// `LEVEL message key=value`.
@@ -191,7 +238,8 @@ mod tests {
         let (errors, out) = (Buffer::default(), Buffer::default());
         let (to_errors, to_out) = (errors.clone(), out.clone());
         let filter = EnvFilter::new(directives);
-        let layers = layers(verbosity, filter, move || to_errors.clone(), move || to_out.clone());
+        let (layers, _) =
+            layers(verbosity, filter, move || to_errors.clone(), move || to_out.clone());
         let guard = layers.set_default();
         tracing::warn!(peer = 2, "link lost");
         tracing::debug!(op = "msgget", key = 40);

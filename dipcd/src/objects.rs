@@ -7,6 +7,7 @@
 //! decides whether an object still exists; this says only which ones are distributed.
 #![forbid(unsafe_code)]
 
+use rustix::fs::SeekFrom;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,6 +20,10 @@ pub const OBJECTS_MAX: u32 = 131_072;
 /// Twice as many slots keep the ways short.
 const SLOTS: u32 = 2 * OBJECTS_MAX;
 const RECORD_BYTES: usize = 64;
+/// Slots of one page of the file, which is a hole as long as none of them was used.
+const PAGE_SLOTS: u32 = 64;
+/// Slots that are read for one page of a survey: nobody else gets at the table meanwhile.
+const LOOKS_MAX: u32 = 4096;
 const CHECKED_BYTES: usize = RECORD_BYTES - 8;
 /// How often a record that was being written is read again.
 const READS_MAX: usize = 100;
@@ -142,7 +147,7 @@ impl ObjectTable {
         let end = u64::from(SLOTS) * RECORD_BYTES as u64;
         let mut at = 0;
         while at < end {
-            at = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            at = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(data) => data - data % RECORD_BYTES as u64,
                 Err(rustix::io::Errno::NXIO) => break,
                 Err(error) => return Err(error.into()),
@@ -158,6 +163,36 @@ impl ObjectTable {
             at += length as u64;
         }
         Ok(records)
+    }
+
+    /// Some of those that are `wanted`, at most `most`, from slot `from` on, and where to go on
+    /// after them: `None` at the end. What is inserted meanwhile may be missed.
+    pub fn page(
+        &self,
+        from: u32,
+        most: usize,
+        wanted: impl Fn(&ObjectRecord) -> bool,
+    ) -> io::Result<(Vec<ObjectRecord>, Option<u32>)> {
+        let (mut records, mut slot, mut looks) = (Vec::new(), from, 0);
+        while slot < SLOTS {
+            let data = match rustix::fs::seek(&self.file, SeekFrom::Data(offset(slot))) {
+                Ok(data) => u32::try_from(data / RECORD_BYTES as u64).unwrap_or(SLOTS),
+                Err(rustix::io::Errno::NXIO) => break,
+                Err(error) => return Err(error.into()),
+            };
+            slot = data;
+            while slot < SLOTS && (slot == data || !slot.is_multiple_of(PAGE_SLOTS)) {
+                if records.len() == most || looks == LOOKS_MAX {
+                    return Ok((records, Some(slot)));
+                }
+                match read_slot(&self.file, slot)? {
+                    SlotContent::Record(record) if wanted(&record) => records.push(record),
+                    _ => {}
+                }
+                (slot, looks) = (slot + 1, looks + 1);
+            }
+        }
+        Ok((records, None))
     }
 
     fn locate(&self, id: ObjectId) -> io::Result<Location> {
@@ -386,6 +421,38 @@ mod tests {
                 assert_eq!(read_slot(&table.file, slot).unwrap(), SlotContent::Empty);
             }
         }
+    }
+
+    #[test]
+    fn pages_hold_each_record_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = ObjectTable::open(dir.path()).unwrap();
+        let numbers = [0, 1, 63, 64, 5000, 9999, SLOTS - 1];
+        for number in numbers {
+            table.insert(&record(number)).unwrap();
+        }
+        for most in [1, 2, 100] {
+            let (mut found, mut from) = (Vec::new(), Some(0));
+            while let Some(slot) = from {
+                let wanted = |record: &ObjectRecord| record.id.number() != 64;
+                let (records, next) = table.page(slot, most, wanted).unwrap();
+                assert!(records.len() <= most);
+                found.extend(records.iter().map(|record| record.id.number()));
+                from = next;
+            }
+            assert_eq!(found, [0, 1, 63, 5000, 9999, SLOTS - 1], "{most} at a time");
+        }
+        assert_eq!(table.page(SLOTS, 1, |_| true).unwrap(), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_page_ends_before_it_takes_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = ObjectTable::open(dir.path()).unwrap();
+        for slot in 0..=LOOKS_MAX {
+            table.insert(&record(slot)).unwrap();
+        }
+        assert_eq!(table.page(0, 1, |_| false).unwrap(), (Vec::new(), Some(LOOKS_MAX)));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Processes, threads and signals: fork, the signal that ends a wait, and the signals that are
 //! meant for others.
 
+use rustix::process::Signal;
 use rustix::thread::Pid;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// The signal that brings a worker out of a waiting system call.
 const INTERRUPTION: c_int = libc::SIGUSR1;
@@ -55,6 +58,21 @@ pub fn close_all_but(kept: &OwnedFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the command's process get SIGTERM when the thread that starts it ends (prctl(2)), and not
+/// begin at all when it has ended already.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let before_exec = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        match rustix::process::getppid() {
+            Some(now) if now == parent => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(before_exec) };
 }
 
 /// Ignores the signals that a terminal or a service manager sends to everybody, and those of
