@@ -23,9 +23,11 @@ use crate::accounts::own_account;
 use crate::channel;
 use crate::clients::Kept;
 use crate::clock::Deadline;
+use crate::control;
 use crate::daemon::Daemon;
 use crate::home::{self, Look, Maker, Verdict, Want};
 use crate::links::Unanswered;
+use crate::metrics::Counted;
 use crate::sys::credentials::{self, Namespaces, Peer};
 use crate::undertaker::Watched;
 
@@ -39,16 +41,20 @@ type Reply = (Answer, Option<OwnedFd>);
 /// Serves one call.
 pub fn serve(daemon: &Arc<Daemon>, peer: &Peer, call: &ClientCall) -> Reply {
     let service = Service { daemon, peer, tid: call.tid, world: peer.namespaces() };
+    daemon.counters.add(Counted::Calls);
     let served = service.call(&call.call);
-    served.unwrap_or_else(|refusal| (Answer::Refused(refusal), None))
+    served.unwrap_or_else(|refusal| {
+        daemon.counters.add(Counted::CallsRefused);
+        (Answer::Refused(refusal), None)
+    })
 }
 
 /// One call being served.
-struct Service<'a> {
-    daemon: &'a Arc<Daemon>,
-    peer: &'a Peer,
+pub(crate) struct Service<'a> {
+    pub(crate) daemon: &'a Arc<Daemon>,
+    pub(crate) peer: &'a Peer,
     tid: u32,
-    world: Namespaces,
+    pub(crate) world: Namespaces,
 }
 
 impl Service<'_> {
@@ -90,14 +96,14 @@ impl Service<'_> {
             | Call::Unmapped { .. }
             | Call::Moved { .. }
             | Call::Control { .. }
-            | Call::Touched { .. }
-            | Call::Nodes
+            | Call::Touched { .. } => Err(SysvError::ENOSYS),
+            Call::Nodes
             | Call::Status { .. }
             | Call::Survey { .. }
             | Call::Semaphores { .. }
             | Call::Remove { .. }
             | Call::Entry { .. }
-            | Call::Order(_) => Err(SysvError::ENOSYS),
+            | Call::Order(_) => control::serve(self, call).map(plain),
         }
     }
 
@@ -457,13 +463,17 @@ impl Service<'_> {
     }
 
     /// The caller as the kernel shows it.
-    fn vouch(&self) -> Result<Caller, SysvError> {
+    pub(crate) fn vouch(&self) -> Result<Caller, SysvError> {
+        Ok(self.caller_on(self.daemon.await_admission()?))
+    }
+
+    /// The same if this node is that.
+    pub(crate) fn caller_on(&self, node: NodeId) -> Caller {
         let peer = self.peer;
-        let node = self.daemon.await_admission()?;
         let groups: Vec<_> = peer.groups.iter().copied().take(GROUPS_MAX).collect();
         let name = |gid: &u32| credentials::group_name(*gid).unwrap_or_default();
         let group_names = std::iter::once(&peer.gid).chain(&groups).map(name).collect();
-        Ok(Caller {
+        Caller {
             client: self.client(node),
             uid: peer.uid,
             gid: peer.gid,
@@ -471,7 +481,7 @@ impl Service<'_> {
             group_names,
             groups,
             rights: peer.rights(self.tid),
-        })
+        }
     }
 }
 

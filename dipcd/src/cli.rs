@@ -10,7 +10,7 @@ use dipc_wire::codec::ByteOrder;
 use dipc_wire::preamble::Transport;
 
 use crate::allow::Admission;
-use crate::config::{Config, DEFAULT_FILE, Error};
+use crate::config::{Config, DEFAULT_FILE, Error, SINGLE};
 use crate::log::Verbosity;
 
 mod check;
@@ -105,6 +105,14 @@ impl Default for RunOptions {
 }
 
 impl Source {
+    /// The text of the configuration, unchecked, and the name of its file for messages.
+    pub fn text(&self) -> Result<(PathBuf, String), Vec<Error>> {
+        match self {
+            Source::File(file) => Ok((file.clone(), Config::text_of(file)?)),
+            Source::Single => Ok((SINGLE.into(), Config::single_text())),
+        }
+    }
+
     /// Reads and checks the configuration.
     pub fn load(&self) -> Result<Config, Vec<Error>> {
         match self {

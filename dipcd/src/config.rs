@@ -35,6 +35,8 @@ pub use types::*;
 
 use reader::Reader;
 
+/// What stands in messages for the file of `--single`.
+pub const SINGLE: &str = "--single";
 /// Where dipc.conf is unless `--config` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/dipc.conf";
 /// The most bytes of a configuration file.
@@ -111,13 +113,15 @@ pub struct Config {
 impl Config {
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Config, Vec<Error>> {
-        let unreadable = |found: String| {
-            vec![Error::of_file(file, "a readable file of at most 1 MiB of UTF-8 text", found)]
-        };
-        match read_text(file) {
-            Ok(text) => Config::parse(file, &text),
-            Err(error) => Err(unreadable(error.to_string())),
-        }
+        Config::parse(file, &Config::text_of(file)?)
+    }
+
+    /// The text of a file, unchecked.
+    pub fn text_of(file: &Path) -> Result<String, Vec<Error>> {
+        read_text(file).map_err(|error| {
+            let expected = "a readable file of at most 1 MiB of UTF-8 text";
+            vec![Error::of_file(file, expected, error.to_string())]
+        })
     }
 
     /// Checks the text of a file; `file` is only for messages.
@@ -131,11 +135,16 @@ impl Config {
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
-    /// A node by itself, for `--single`: loopback, its own referee, no file. Without root it keeps
-    /// its state where its user may write.
+    /// A node by itself, for `--single`: loopback, its own referee, no file.
     pub fn single() -> Config {
+        Config::parse(Path::new(SINGLE), &Config::single_text())
+            .expect("addresses and directories are good")
+    }
+
+    /// What a file for it would say. Without root it keeps its state where its user may write.
+    pub fn single_text() -> String {
         if rustix::process::geteuid().is_root() {
-            return Config::single_in(Path::new("/run/dipc"), Path::new("/var/lib/dipc"));
+            return single_text_in(Path::new("/run/dipc"), Path::new("/var/lib/dipc"));
         }
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let uid = rustix::process::getuid().as_raw();
@@ -143,19 +152,13 @@ impl Config {
         let runtime = runtime.unwrap_or_else(|| std::env::temp_dir().join(format!("dipc-{uid}")));
         let lasting = variable("HOME").map(|home| home.join(".local/state/dipc"));
         let lasting = lasting.unwrap_or_else(|| runtime.join("lib"));
-        Config::single_in(&runtime, &lasting)
+        single_text_in(&runtime, &lasting)
     }
 
-    /// The same, with its state in these directories.
+    /// A node by itself with its state in these directories.
     pub fn single_in(state_dir: &Path, lib_dir: &Path) -> Config {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let text = format!(
-            "this_machine = {address}\nreferee = {address}\nallow_file = {lib}/dipc.allow\n\
-             state_dir = {state}\nlib_dir = {lib}\nsocket = {state}/dipcd.sock\n",
-            state = state_dir.display(),
-            lib = lib_dir.display(),
-        );
-        Config::parse(Path::new("--single"), &text).expect("addresses and directories are good")
+        Config::parse(Path::new(SINGLE), &single_text_in(state_dir, lib_dir))
+            .expect("addresses and directories are good")
     }
 
     /// Whether this node is the referee.
@@ -210,8 +213,6 @@ pub fn not_yet(config: &Config) -> Vec<&'static str> {
         ("send", config.send != Sending::Strict),
         ("container_identity", config.container_identity != ContainerIdentity::Refuse),
         ("employer_worker_timeout", config.timeouts.employer_worker.is_some()),
-        ("metrics", config.metrics.is_some()),
-        ("mailbox", config.mailbox.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, asked)| asked.then_some(name))
@@ -227,6 +228,16 @@ pub(crate) fn read_text(file: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other("longer than 1 MiB"));
     }
     Ok(text)
+}
+
+fn single_text_in(state_dir: &Path, lib_dir: &Path) -> String {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    format!(
+        "this_machine = {address}\nreferee = {address}\nallow_file = {lib}/dipc.allow\n\
+         state_dir = {state}\nlib_dir = {lib}\nsocket = {state}/dipcd.sock\n",
+        state = state_dir.display(),
+        lib = lib_dir.display(),
+    )
 }
 
 /// The default port if nobody has it on loopback, else a free one.

@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dipc_core::referee::{Event, LinkNo};
 use dipc_wire::client::WireTerms;
@@ -30,13 +30,16 @@ use crate::clock::Deadline;
 use crate::config::{Config, QueueOnLoss, Timeouts};
 use crate::disk::LibDir;
 use crate::home::{Home, Verdict};
+use crate::hosted::Hosted;
 use crate::keep::Keep;
 use crate::links::{Links, Unanswered};
+use crate::metrics::{Counted, Counters};
 use crate::names::Names;
 use crate::pids::Pids;
 use crate::proof::Proof;
 use crate::refusals::Refusals;
 use crate::road::Road;
+use crate::settings::Settings;
 use crate::stand_ins::StandIns;
 use crate::sys::ipc;
 use crate::undertaker::{Undertaker, Watched};
@@ -69,12 +72,21 @@ pub struct Daemon {
     pub undertaker: Undertaker,
     /// What outlives us.
     pub keep: Keep,
+    /// Where the configuration comes from.
+    pub settings: Settings,
+    /// What has happened, in numbers.
+    pub counters: Counters,
+    /// The mailbox server, if this dipcd has one.
+    pub hosted: Hosted,
+    /// Since when.
+    pub started: Instant,
     /// Who was turned away lately.
     pub refusals: Refusals,
     pub(crate) config: RwLock<Arc<Config>>,
     pub(crate) allow: RwLock<AllowList>,
     pub(crate) pids: Pids,
-    pub(crate) names: Option<Names>,
+    /// Set when this node becomes the referee, at its start or later.
+    pub(crate) names: OnceLock<Names>,
     pub(crate) epoch: AtomicU64,
     /// Addresses that a thread dials.
     pub(crate) dialled: Mutex<HashSet<SocketAddr>>,
@@ -108,7 +120,7 @@ impl Daemon {
 
     /// The referee's shell, if the referee is here.
     pub fn names(&self) -> Option<&Names> {
-        self.names.as_ref()
+        self.names.get()
     }
 
     /// Whether an address may connect.
@@ -171,9 +183,13 @@ impl Daemon {
         match self.links.ask(referee, deadline, &frame) {
             // A referee that is silent may come back; names wait for it.
             Err(Unanswered::Lost) => {
-                while !deadline.is_over() && self.links.is_lost(referee) && !self.is_stopping() {
+                let is_lost =
+                    || self.links.is_lost(referee) && self.links.referee() == Some(referee);
+                while !deadline.is_over() && is_lost() && !self.is_stopping() {
                     self.pause(Duration::from_millis(100));
                 }
+                // Another may have its place.
+                let referee = self.links.await_referee(deadline)?;
                 self.links.ask(referee, deadline, &frame).map_err(|_| Unanswered::TimedOut)
             }
             other => other,
@@ -269,7 +285,7 @@ impl Daemon {
     /// Whether this node dials that address: the referee's, and those of lower numbers, if they may
     /// take part.
     pub fn wants_to_dial(&self, address: SocketAddr) -> bool {
-        if self.is_stopping() || self.names.is_some() || !self.permits(address.ip()) {
+        if self.is_stopping() || self.names().is_some() || !self.permits(address.ip()) {
             return false;
         }
         let me = self.links.me();
@@ -304,18 +320,20 @@ impl Daemon {
 
     /// A link is up: whoever is home there hears what ended meanwhile, and who lives.
     pub fn linked(&self, node: NodeId) {
+        self.counters.add(Counted::LinksUp);
         self.clients.census(node, |frame| self.links.post(node, frame));
     }
 
     /// A link has ended.
     pub fn unlinked(&self, link: LinkNo) {
-        if let Some(names) = &self.names {
+        if let Some(names) = self.names() {
             names.unlinked(self, link);
         }
     }
 
     /// A node is lost to us: our wires to it break, and its clients end here.
     pub fn lost(&self, node: NodeId) {
+        self.counters.add(Counted::NodesLost);
         let (wires, clients) = self.cut_off(node);
         tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
     }
@@ -356,6 +374,7 @@ impl Daemon {
             self.links.close(from);
             return;
         }
+        self.counters.add(Counted::FramesReceived);
         match frame {
             PeerFrame::Heartbeat { sent_ms } => {
                 self.links.post(from, PeerFrame::HeartbeatEcho { sent_ms });
@@ -417,7 +436,7 @@ impl Daemon {
             | PeerFrame::Removed { .. }
             | PeerFrame::Unnamed { .. }
             | PeerFrame::Resolve { .. }
-            | PeerFrame::List { .. } => match &self.names {
+            | PeerFrame::List { .. } => match self.names() {
                 Some(names) => names.step(self, Event::Frame { link, frame }),
                 None => {
                     tracing::warn!(op = "frame", peer = %from, "meant for a referee; closing");
@@ -429,7 +448,7 @@ impl Daemon {
 
     /// Whether a node is the referee, whose orders alone are obeyed.
     fn is_referee(&self, node: NodeId) -> bool {
-        match &self.names {
+        match self.names() {
             Some(_) => node == self.links.me(),
             None => self.links.referee() == Some(node),
         }
@@ -442,7 +461,7 @@ impl Daemon {
         let nodes = members.iter().map(|member| member.node);
         let nodes = nodes.chain(self.links.linked()).collect();
         self.change_clients(|clients| (clients.only_members(&nodes), ()));
-        if self.names.is_none() {
+        if self.names().is_none() {
             self.links.close_strangers();
             for node in gone {
                 let (wires, clients) = self.cut_off(node);
@@ -504,6 +523,7 @@ fn is_of_referee(frame: &PeerFrame) -> bool {
         frame,
         PeerFrame::Admitted { .. }
             | PeerFrame::Members(_)
+            | PeerFrame::Record(_)
             | PeerFrame::ReportPlease
             | PeerFrame::Void
             | PeerFrame::Confirmed { .. }

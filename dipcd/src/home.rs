@@ -246,6 +246,27 @@ impl Home {
         self.objects.lock().table.find(id)
     }
 
+    /// Some of the published objects of one kind, for a survey; see [`ObjectTable::page`].
+    pub fn page(
+        &self,
+        kind: Kind,
+        from: u32,
+        most: usize,
+    ) -> io::Result<(Vec<ObjectRecord>, Option<u32>)> {
+        let is_published = |record: &ObjectRecord| record.state == ObjectState::Published;
+        let wanted = |record: &ObjectRecord| record.kind == kind && is_published(record);
+        self.objects.lock().table.page(from, most, wanted)
+    }
+
+    /// How many objects of each kind there are.
+    pub fn counts(&self) -> io::Result<[u64; Kind::ALL.len()]> {
+        let mut counts = [0; Kind::ALL.len()];
+        for record in self.objects.lock().table.iter()? {
+            counts[record.kind as usize] += 1;
+        }
+        Ok(counts)
+    }
+
     /// Strikes an object off if the kernel no longer has it: `true` then. One that is not in the
     /// table is nobody's, or was struck off by whoever tells the referee.
     pub fn strike_if_gone(&self, id: ObjectId) -> io::Result<bool> {
@@ -383,7 +404,8 @@ pub fn is_too_great(kind: Kind, size: u64) -> bool {
     kind == Kind::Set && ipc::semmsl().is_ok_and(|most| size > most)
 }
 
-fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {
+/// Whether an account may use an object so.
+pub(crate) fn permits(perm: &Perm, flags: i32, account: &Account) -> bool {
     let in_group = |group| account.gid == group || account.groups.contains(&group);
     may_use(perm, flags, account.uid, in_group, account.rights)
 }

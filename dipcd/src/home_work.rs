@@ -16,6 +16,7 @@ use dipc_wire::sysv::SysvError;
 use crate::accounts::{account_of, own_account};
 use crate::daemon::Daemon;
 use crate::home::{Look, Struck, Want};
+use crate::{control, succession};
 
 /// Serves one frame from `from`. `living` gathers the pieces of its census.
 pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut HashSet<ClientId>) {
@@ -51,11 +52,25 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
                 }
             }
         }
+        PeerFrame::Status { .. } => control::serve_peer(daemon, from, frame),
+        PeerFrame::Survey { ref caller, .. }
+        | PeerFrame::Semaphores { ref caller, .. }
+        | PeerFrame::RemoveFor { ref caller, .. }
+            if caller.client.node == from =>
+        {
+            control::serve_peer(daemon, from, frame);
+        }
+        PeerFrame::Record(_) | PeerFrame::Succeed { .. } => succession::serve(daemon, from, frame),
         _ => tracing::warn!(op = "frame", peer = %from, "about another node's client; dropped"),
     }
 }
 
-fn account(daemon: &Daemon, from: NodeId, caller: &Caller) -> Result<Account, SysvError> {
+/// Whom a caller of another node acts as here.
+pub(crate) fn account(
+    daemon: &Daemon,
+    from: NodeId,
+    caller: &Caller,
+) -> Result<Account, SysvError> {
     if from == daemon.links.me() {
         return Ok(own_account(caller));
     }

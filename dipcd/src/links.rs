@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use dipc_core::referee::LinkNo;
 use dipc_wire::ids::{Incarnation, NodeId, Req};
-use dipc_wire::peer::{Member, PeerFrame};
+use dipc_wire::peer::{Member, PeerFrame, Standing};
+use dipc_wire::survey::{Contact, NodeRow, Role};
 
 use crate::clock::{Deadline, now_ms};
+use crate::config::Config;
 use crate::outbox::Outbox;
 use crate::proof::Proof;
 use crate::questions::{Came, Questions};
@@ -389,6 +391,51 @@ impl Links {
         let table = self.table.lock();
         let others = table.peers.iter().filter(|(node, _)| **node != me);
         others.map(|(node, peer)| (*node, peer.address)).collect()
+    }
+
+    /// Every node as this one sees it, for the tools.
+    pub fn survey(&self, config: &Config) -> Vec<NodeRow> {
+        let (me, now) = (self.me(), now_ms());
+        let role = |at| if at == config.referee { Role::Referee } else { Role::Member };
+        let row = |node, address, contact, heard_ms, incarnation| NodeRow {
+            node,
+            address,
+            contact,
+            heard_ms,
+            incarnation,
+            role: role(address),
+        };
+        let none = Incarnation(0);
+        let mut rows = vec![row(me, config.this_machine, Contact::Here, 0, none)];
+        let table = self.table.lock();
+        for (node, peer) in table.peers.iter().filter(|(node, _)| **node != me) {
+            let (contact, incarnation) = match table.links.get(node) {
+                _ if peer.lost => (Contact::Lost, none),
+                Some(link) => (Contact::Linked, link.incarnation),
+                None => (Contact::Silent, none),
+            };
+            let heard_ms = now.saturating_sub(peer.heard_ms);
+            rows.push(row(*node, peer.address, contact, heard_ms, incarnation));
+        }
+        if rows.iter().all(|row| row.address != config.referee) {
+            rows.push(row(NodeId::NONE, config.referee, Contact::Silent, 0, none));
+        }
+        rows
+    }
+
+    /// Whether the node there is not given up.
+    pub fn hears(&self, address: SocketAddr) -> bool {
+        self.table.lock().peers.values().any(|peer| peer.address == address && !peer.lost)
+    }
+
+    /// Members that an earlier life has known: who is there may link before the referee has said
+    /// who there is.
+    pub fn remember(&self, members: &[Member]) {
+        let mut table = self.table.lock();
+        for member in members.iter().filter(|member| member.standing == Standing::Member) {
+            let peer = Peer { address: member.address, heard_ms: now_ms(), lost: false };
+            table.peers.entry(member.node).or_insert(peer);
+        }
     }
 
     /// The nodes that are linked now.

@@ -6,13 +6,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use dipcd::allow::AllowList;
 use dipcd::cli::{self, Command, RunOptions};
-use dipcd::config::{Config, key, not_yet};
+use dipcd::config::{Config, key};
 use dipcd::daemon::Daemon;
-use dipcd::{background, errands, keeper, log, policy, start, stop};
+use dipcd::settings::Settings;
+use dipcd::{background, errands, keeper, log, start, stop};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -51,8 +50,8 @@ fn finish(done: io::Result<()>) -> ExitCode {
 }
 
 fn run(options: &RunOptions) -> ExitCode {
-    let config = match load(options) {
-        Ok(config) => config,
+    let (settings, config) = match Settings::open(options) {
+        Ok(opened) => opened,
         Err(errors) => {
             errors.iter().for_each(|error| eprintln!("dipcd: {error}"));
             return ExitCode::FAILURE;
@@ -60,19 +59,7 @@ fn run(options: &RunOptions) -> ExitCode {
     };
     log::start(options.verbosity);
     abort_on_panic();
-    finish(serve(options, config))
-}
-
-/// The configuration, or everything that is wrong with it.
-fn load(options: &RunOptions) -> Result<Config, Vec<String>> {
-    let config = options
-        .load()
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let missing: Vec<_> = not_yet(&config)
-        .iter()
-        .map(|name| format!("{name}: not available in this version"))
-        .collect();
-    if missing.is_empty() { Ok(config) } else { Err(missing) }
+    finish(serve(settings, config))
 }
 
 /// A bug must not go on as a wrong answer: the keeper outlives us, and another dipcd takes over.
@@ -84,13 +71,13 @@ fn abort_on_panic() {
     }));
 }
 
-fn serve(options: &RunOptions, config: Config) -> io::Result<()> {
+fn serve(settings: Settings, config: Config) -> io::Result<()> {
     // Before any thread, so that a signal that comes early is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR2])?;
     for notice in config.notices() {
         tracing::warn!(op = "start", notice);
     }
-    let (daemon, _lock) = start::start(options, config)?;
+    let (daemon, _lock) = start::start(settings, config)?;
     let config = daemon.config();
     tracing::info!(op = "start", node = %daemon.links.me(), incarnation = daemon.incarnation.0,
         address = %config.this_machine, referee = %config.referee,
@@ -101,7 +88,7 @@ fn serve(options: &RunOptions, config: Config) -> io::Result<()> {
     background::ready();
     for signal in &mut signals {
         match signal {
-            SIGHUP => reload(&daemon, options),
+            SIGHUP => reload(&daemon),
             SIGUSR2 => {
                 tracing::info!(op = "leave", "the keeper keeps everything for the next dipcd");
                 daemon.road.close();
@@ -116,28 +103,9 @@ fn serve(options: &RunOptions, config: Config) -> io::Result<()> {
 }
 
 /// Both files are read again; what is wrong is said, and then nothing changes.
-fn reload(daemon: &Arc<Daemon>, options: &RunOptions) {
-    let new = match load(options) {
-        Ok(new) => new,
-        Err(errors) => {
-            errors.iter().for_each(|error| tracing::error!(op = "reload", %error));
-            return;
-        }
-    };
-    let allow = match AllowList::of_node(&new, options.admission) {
-        Ok(allow) => allow,
-        Err(errors) => {
-            errors.iter().for_each(|error| tracing::error!(op = "reload", %error));
-            return;
-        }
-    };
-    match daemon.reload(new, allow) {
+fn reload(daemon: &Daemon) {
+    match daemon.settings.reload(daemon) {
         Ok(()) => tracing::info!(op = "reload"),
-        Err(entries) => {
-            tracing::error!(op = "reload", ?entries, "cannot change while dipcd runs");
-        }
-    }
-    if let Err(error) = policy::publish(&daemon.config()) {
-        tracing::error!(op = "reload", %error);
+        Err(errors) => errors.iter().for_each(|error| tracing::error!(op = "reload", %error)),
     }
 }

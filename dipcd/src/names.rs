@@ -8,18 +8,20 @@
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
 use dipc_core::referee::{Config, Effect, Event, LinkNo, Record, Referee, Serial};
 use dipc_wire::ids::NodeId;
+use dipc_wire::peer::{PeerFrame, RecordCopy};
 use dipc_wire::preamble::Hello;
 
 use crate::clock::now_ms;
 use crate::daemon::Daemon;
 use crate::disk::LibDir;
 use crate::link;
-use crate::links::Link;
+use crate::links::{Link, Links};
 
 /// Stack of the thread that writes.
 const STACK_BYTES: usize = 128 << 10;
@@ -44,6 +46,8 @@ type Beginning = (Vec<Effect>, Receiver<(Serial, Record)>);
 pub struct Names {
     state: Mutex<State>,
     records: Sender<(Serial, Record)>,
+    /// As it was written last.
+    copy: Mutex<RecordCopy>,
     /// Until [`Names::start`] takes them: what the machine wants first, and the writer's end.
     pending: Mutex<Option<Beginning>>,
 }
@@ -54,7 +58,8 @@ impl Names {
         let (referee, effects) = Referee::start(record, config, now_ms());
         let (records, writer) = unbounded();
         let state = Mutex::new(State { referee, links: HashMap::new() });
-        Names { state, records, pending: Mutex::new(Some((effects, writer))) }
+        let (copy, pending) = (Mutex::default(), Mutex::new(Some((effects, writer))));
+        Names { state, records, copy, pending }
     }
 
     /// Starts the writer and carries out the first effects.
@@ -93,6 +98,19 @@ impl Names {
         self.carry_out(daemon, &mut state, effects);
     }
 
+    /// Every node keeps a copy of the record, should this one be gone for good one day. It is told
+    /// before anything that follows from the record.
+    fn tell_copy(&self, daemon: &Daemon, record: Record) {
+        let Record { epoch, members, ids_taken } = record;
+        let copy = RecordCopy { epoch, members, ids_taken };
+        // Locked while it is posted, so that no node hears an older one after it.
+        let mut last = self.copy.lock();
+        last.clone_from(&copy);
+        for node in daemon.links.linked() {
+            daemon.links.post(node, PeerFrame::Record(copy.clone()));
+        }
+    }
+
     /// A link has ended.
     pub fn unlinked(&self, daemon: &Daemon, link: LinkNo) {
         let mut state = self.state.lock();
@@ -100,6 +118,12 @@ impl Names {
             let effects = state.referee.step(now_ms(), Event::Unlinked { link });
             self.carry_out(daemon, &mut state, effects);
         }
+    }
+
+    /// Where a member listens.
+    pub fn address_of(&self, node: NodeId) -> Option<SocketAddr> {
+        let state = self.state.lock();
+        state.referee.record().member(node).map(|member| member.address)
     }
 
     fn carry_out(&self, daemon: &Daemon, state: &mut State, effects: Vec<Effect>) {
@@ -113,7 +137,11 @@ impl Names {
                 Effect::Admit { link, node } => {
                     let Some(known) = state.links.get_mut(&link) else { continue };
                     match &known.link {
-                        Some(link) => daemon.links.insert(node, link.clone()),
+                        Some(link) => {
+                            daemon.links.insert(node, link.clone());
+                            let copy = self.copy.lock();
+                            link.post(&PeerFrame::Record(copy.clone()));
+                        }
                         None => daemon.links.set_me(node),
                     }
                     known.answer(Ok(node));
@@ -132,7 +160,10 @@ impl Names {
                     tracing::warn!(op = "referee", peer = %node, ?reason, "its link is closed");
                     match state.links.get(&link) {
                         Some(Known { link: Some(link), .. }) => link.close(),
-                        Some(_) => effects.extend(relink(daemon, state, link)),
+                        Some(_) => {
+                            let hello = link::own_hello(daemon);
+                            effects.extend(relink(&daemon.links, hello, state, link));
+                        }
                         None => {}
                     }
                 }
@@ -146,11 +177,11 @@ impl Names {
 
 /// This node's own link counts no more: it has asked too much, on behalf of its programs or of
 /// other nodes. As any other node it links again, and says again what must be known.
-fn relink(daemon: &Daemon, state: &mut State, ended: LinkNo) -> Vec<Effect> {
+fn relink(links: &Links, hello: Hello, state: &mut State, ended: LinkNo) -> Vec<Effect> {
     state.links.remove(&ended);
-    let link = daemon.links.renew_own_link();
+    let link = links.renew_own_link();
     state.links.insert(link, Known { link: None, number: None });
-    let Hello { node, address, incarnation, .. } = link::own_hello(daemon);
+    let Hello { node, address, incarnation, .. } = hello;
     state.referee.step(now_ms(), Event::Linked { link, node, address, incarnation })
 }
 
@@ -169,6 +200,7 @@ fn write_records(daemon: &Arc<Daemon>, records: &Receiver<(Serial, Record)>) {
         let (serial, record) = records.try_iter().last().unwrap_or(first);
         write_record(&daemon.lib, &record);
         if let Some(names) = daemon.names() {
+            names.tell_copy(daemon, record);
             names.step(daemon, Event::Recorded { serial });
         }
     }
@@ -179,5 +211,67 @@ fn write_record(lib: &LibDir, record: &Record) {
     if let Err(error) = lib.set_referee_record(record) {
         tracing::error!(op = "record", %error, "the referee cannot keep its record; dipcd ends");
         std::process::exit(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dipc_core::referee::PARKED_MAX;
+    use dipc_wire::codec::ByteOrder;
+    use dipc_wire::ids::{Epoch, Incarnation, ObjectId, Req};
+    use dipc_wire::peer::{PeerFrame, Standing};
+    use dipc_wire::preamble::{TransferMode, Transport};
+
+    fn hello(node: NodeId) -> Hello {
+        let address = "192.0.2.1:4750".parse().unwrap();
+        Hello {
+            node,
+            incarnation: Incarnation(1),
+            epoch: Epoch(1),
+            address,
+            referee: address,
+            order: ByteOrder::Little,
+            transport: Transport::Tcp,
+            transfer_mode: TransferMode::Page,
+            page_bytes: 4096,
+            lease_ms: 1,
+            node_timeout_ms: 1,
+        }
+    }
+
+    #[test]
+    fn this_node_links_again_when_it_has_asked_too_much() {
+        let links = Links::new(unbounded().0);
+        let bounds = Config { claim_timeout_ms: None, node_timeout_ms: 5_000 };
+        let mut record = Record::default();
+        let elsewhere = "192.0.2.2:4750".parse().unwrap();
+        let own = record.add(hello(NodeId::NONE).address, Standing::Member).unwrap();
+        record.add(elsewhere, Standing::Member).unwrap();
+        // The other node has not reported yet, so everything is parked.
+        let (referee, _) = Referee::start(record, bounds, 0);
+        let mut state = State { referee, links: HashMap::new() };
+        let first = links.own_link();
+        let Hello { address, incarnation, .. } = hello(own);
+        let linked = Event::Linked { link: first, node: own, address, incarnation };
+        state.referee.step(0, linked);
+        let mut breaks = Vec::new();
+        for number in 0..=u32::try_from(PARKED_MAX).unwrap() {
+            let (req, id) = (Req(u64::from(number)), ObjectId::from_number(number));
+            let frame = PeerFrame::Resolve { req, id };
+            let effects = state.referee.step(0, Event::Frame { link: first, frame });
+            breaks.extend(effects.into_iter().filter(|e| matches!(e, Effect::Break { .. })));
+        }
+        assert!(matches!(breaks[..], [Effect::Break { link, node, .. }] if link == first && node == own));
+        let effects = relink(&links, hello(own), &mut state, first);
+        let second = links.own_link();
+        assert!(second != first && state.links.contains_key(&second));
+        let admitted = |effect: &Effect| *effect == Effect::Admit { link: second, node: own };
+        let asked = |effect: &Effect| {
+            *effect == Effect::Send { link: second, frame: PeerFrame::ReportPlease }
+        };
+        let recorded = state.referee.step(0, Event::Recorded { serial: Serial(9) });
+        let all: Vec<_> = effects.into_iter().chain(recorded).collect();
+        assert!(all.iter().any(admitted) && all.iter().any(asked), "{all:?}");
     }
 }

@@ -12,30 +12,32 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dipc_core::referee::{self, LinkNo};
 use dipc_wire::keeper::Held;
 use dipc_wire::peer::PeerFrame;
 
 use crate::allow::AllowList;
-use crate::cli::RunOptions;
 use crate::clients::Clients;
-use crate::config::{Config, SocketAccess};
+use crate::config::{Config, Mailbox, SocketAccess};
 use crate::daemon::Daemon;
 use crate::datagrams::Driver;
 use crate::disk::{LibDir, make_private_dir};
 use crate::home::Home;
+use crate::hosted::{self, Hosted};
 use crate::keep::{Found, Keep};
 use crate::links::Links;
+use crate::metrics::{self, Counters};
 use crate::names::Names;
 use crate::pids::Pids;
 use crate::refusals::Refusals;
 use crate::road::Road;
+use crate::settings::Settings;
 use crate::stand_ins::StandIns;
 use crate::sys::packets;
 use crate::undertaker::{Undertaker, Watch, Watched};
@@ -54,7 +56,8 @@ pub struct Lock {
 }
 
 /// Starts everything; dipcd serves when this returns.
-pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, Lock)> {
+pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Lock)> {
+    let options = settings.options.clone();
     raise_descriptor_limit();
     make_state_dir(&config)?;
     let lock = lock_state_dir(&config.state_dir)?;
@@ -64,6 +67,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let node_key = lib.node_key()?;
     let (road, driver) = Road::open(options.transport, &config, node_key.private())?;
     refuse_used_socket(&config)?;
+    let extras = Extras::open(&config)?;
     let (keep, found) = Keep::open(&config.state_dir)?;
     let listener = listener(&config, &keep, &found)?;
     // Every thread comes after this.
@@ -72,7 +76,6 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     let incarnation = lib.next_incarnation()?;
     let (own, own_frames) = crossbeam_channel::unbounded();
     let links = Links::new(own);
-    let names = if config.is_referee() { Some(new_names(&lib, &config)?) } else { None };
     links.set_me(lib.node()?);
     let daemon = Arc::new(Daemon {
         order: options.order,
@@ -88,7 +91,11 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
         refusals: Refusals::default(),
         allow: RwLock::new(allow),
         pids: Pids::open(&config.state_dir)?,
-        names,
+        names: OnceLock::new(),
+        settings,
+        counters: Counters::default(),
+        hosted: Hosted::default(),
+        started: Instant::now(),
         epoch: AtomicU64::new(lib.epoch()?.0),
         dialled: Mutex::new(HashSet::new()),
         stopping: Mutex::new(false),
@@ -103,6 +110,7 @@ pub fn start(options: &RunOptions, config: Config) -> io::Result<(Arc<Daemon>, L
     recover(&daemon, found)?;
     start_threads(&daemon, own_frames, port, driver)?;
     back_end::start(&daemon, listener)?;
+    extras.start(&daemon)?;
     policy::publish(&daemon.config())?;
     Ok((daemon, lock))
 }
@@ -185,6 +193,41 @@ fn listener(config: &Config, keep: &Keep, found: &Found) -> io::Result<Arc<Owned
     Ok(listener)
 }
 
+/// What an administrator may have besides: opened before rights are dropped, started at the end.
+struct Extras {
+    metrics: Option<metrics::Door>,
+    mailbox: Option<(Mailbox, PathBuf)>,
+}
+
+impl Extras {
+    fn open(config: &Config) -> io::Result<Extras> {
+        let metrics = config.metrics.as_ref().map(metrics::open).transpose()?;
+        let with_program = |mailbox| Ok::<_, io::Error>((mailbox, hosted::find()?));
+        Ok(Extras { metrics, mailbox: config.mailbox.map(with_program).transpose()? })
+    }
+
+    fn start(self, daemon: &Arc<Daemon>) -> io::Result<()> {
+        if let Some(door) = self.metrics {
+            metrics::serve(daemon, door)?;
+        }
+        if let Some((mailbox, program)) = self.mailbox {
+            hosted::start(daemon, mailbox, program)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes this node the referee, with the record in its `lib_dir`.
+pub(crate) fn start_names(daemon: &Arc<Daemon>) -> io::Result<()> {
+    let names = new_names(&daemon.lib, &daemon.config())?;
+    let names = daemon.names.get_or_init(|| names);
+    names.start(daemon)?;
+    let number = names.link_up(daemon, &link::own_hello(daemon), None);
+    let node = number.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+    daemon.links.set_referee(node);
+    Ok(())
+}
+
 fn new_names(lib: &LibDir, config: &Config) -> io::Result<Names> {
     let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let bounds = referee::Config {
@@ -234,11 +277,10 @@ fn start_threads(
         }
     })?;
     spawn(daemon, "undertaker", undertake)?;
-    if let Some(names) = daemon.names() {
-        names.start(daemon)?;
-        let number = names.link_up(daemon, &link::own_hello(daemon), None);
-        let node = number.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
-        daemon.links.set_referee(node);
+    if daemon.config().is_referee() {
+        start_names(daemon)?;
+    } else {
+        daemon.links.remember(&daemon.lib.record_copy()?.members);
     }
     report_to_ourselves(daemon);
     spawn(daemon, "ticker", tick)?;

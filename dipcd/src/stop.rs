@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::policy;
+use crate::{metrics, policy};
 
 /// How long other nodes may take to bury our clients, and our stand-ins to end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -26,6 +26,8 @@ pub fn stop(daemon: &Arc<Daemon>) {
         let _ = std::fs::remove_file(path);
     }
     daemon.begin_stop();
+    daemon.hosted.stop();
+    metrics::close(config.metrics.as_ref());
     end_clients(daemon);
     end_stand_ins(daemon);
     match daemon.home.destroy_all() {

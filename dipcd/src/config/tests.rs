@@ -430,9 +430,8 @@ fn a_single_node_is_its_own_referee_on_loopback() {
 fn what_is_not_there_yet_is_named() {
     let config = parse(BASE).unwrap();
     assert_eq!(not_yet(&config), [""; 0]);
-    let config =
-        with("home = 3\nsend = pipelined:40\nmetrics = /m\nmailbox = 8 64 7777 4").unwrap();
-    assert_eq!(not_yet(&config), ["home", "send", "metrics", "mailbox"]);
+    let config = with("home = 3\nsend = pipelined:40").unwrap();
+    assert_eq!(not_yet(&config), ["home", "send"]);
 }
 
 /// The entry's paragraph in conf/dipc.conf: comment lines, then `#name = default`.
