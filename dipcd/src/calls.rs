@@ -209,8 +209,9 @@ impl Service<'_> {
         }
         let account = own_account(caller);
         let pid = i32::try_from(caller.client.pid).unwrap_or(0);
-        let segment_bytes_max = daemon.config().user_limits.segment_bytes;
-        let maker = Maker { account: &account, pid, segment_bytes_max };
+        let config = daemon.config();
+        let segment_bytes_max = config.user_limits.segment_bytes;
+        let maker = Maker { account: &account, pid, segment_bytes_max, transfer: config.transfer };
         let made = daemon.home.create(want, &maker, claim, id);
         let (kernel, verdict) = made.inspect_err(|_| {
             daemon.tell_referee(PeerFrame::Abandon { claim });

@@ -19,6 +19,8 @@ use dipc_wire::peer::{Asked, PeerFrame, Reported};
 use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, Rights, SysvError, may_use};
 
 use crate::clients::pieces;
+use crate::config::Transfer;
+use crate::memory::geometry::Geometry;
 use crate::memory::segments::{Bounds, Segments};
 use crate::objects::{OBJECTS_MAX, ObjectRecord, ObjectState, ObjectTable};
 use crate::sys::{credentials, ipc};
@@ -53,6 +55,8 @@ pub struct Maker<'a> {
     pub pid: i32,
     /// Bytes that all segments of one user may have (`user_segment_bytes_max`).
     pub segment_bytes_max: u64,
+    /// How a segment is cut into units.
+    pub transfer: Transfer,
 }
 
 /// What the referee said of an object we made.
@@ -165,7 +169,8 @@ impl Home {
         let mode = (want.flags & PERMISSIONS) as u32;
         let seq = (id.raw() >> 15) as u32;
         let perm = Perm { key: want.key.0, uid, gid, cuid: uid, cgid: gid, mode, seq };
-        self.segments.create(id, &perm, want.size, maker.pid, &bounds)?;
+        let sizes = (want.size, Geometry::unit_of(want.size, &maker.transfer));
+        self.segments.create(id, &perm, sizes, maker.pid, &bounds)?;
         Ok(KernelId::NONE)
     }
 

@@ -2,7 +2,10 @@
 //! spaces that map them, how access to their pages is given and taken away, and how pages travel.
 #![forbid(unsafe_code)]
 
+pub mod families;
 pub mod files;
+pub mod geometry;
 pub mod process_maps;
+pub mod records;
 pub mod segments;
 pub mod sleepers;

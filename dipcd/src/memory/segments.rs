@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dipc_wire::codec::{decode_packet, encode_packet};
 use dipc_wire::ids::{Key, NodeId, ObjectId};
 use dipc_wire::keeper::Account;
-use dipc_wire::limits::{REPLICAS_MAX, SEGMENT_BYTES_MAX};
+use dipc_wire::limits::SEGMENT_BYTES_MAX;
 use dipc_wire::memory::Replica;
 use dipc_wire::sysv::{
     Change, PERMISSIONS, Perm, SHM_DEST, SHM_EXEC, SHM_LOCKED, SHM_RDONLY, SegmentControl,
@@ -26,6 +26,7 @@ use dipc_wire::sysv::{
 };
 
 use crate::disk::make_private_dir;
+use crate::memory::geometry::Geometry;
 
 /// Where everything about segments stands, in `state_dir`.
 pub const DIRECTORY: &str = "segments";
@@ -52,8 +53,29 @@ pub struct Bounds {
 struct Segment {
     /// As `IPC_STAT` shows it, but for `nattch`, which is counted when somebody asks.
     stat: SegmentStat,
-    /// The files of other nodes, and whose they are.
-    replicas: BTreeMap<Replica, NodeId>,
+    /// Bytes of a unit of transfer, by the configuration under which it was made.
+    unit_bytes: u64,
+    /// Its files but home's own, and whose they are.
+    replicas: BTreeMap<Replica, Holder>,
+}
+
+/// Whose a file of a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holder {
+    /// On which node it is.
+    pub node: NodeId,
+    /// Who maps it.
+    pub users: Users,
+}
+
+/// Who maps a file of a segment. Whoever may only read has one of his own: the kernel fills a hole
+/// for a mere reader too, and so he could spoil what others read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Users {
+    /// All who may write.
+    Writers,
+    /// One user who may not, by his number on that node.
+    Reader(u32),
 }
 
 /// What a `shmctl` has led to.
@@ -94,7 +116,7 @@ impl Segments {
         &self,
         id: ObjectId,
         perm: &Perm,
-        bytes: u64,
+        (bytes, unit_bytes): (u64, u64),
         cpid: i32,
         bounds: &Bounds,
     ) -> Result<(), SysvError> {
@@ -102,7 +124,7 @@ impl Segments {
         check_bounds(&table, perm.cuid, bytes, bounds)?;
         let ctime = now();
         let stat = SegmentStat { perm: *perm, bytes, ctime, cpid, ..SegmentStat::default() };
-        let segment = Segment { stat, replicas: BTreeMap::new() };
+        let segment = Segment { stat, unit_bytes, replicas: BTreeMap::new() };
         self.write(id, &segment)?;
         table.insert(id, segment);
         Ok(())
@@ -186,27 +208,41 @@ impl Segments {
         })
     }
 
-    /// A number for a file of another node; `ENOMEM` when none is left.
-    pub fn add_replica(&self, id: ObjectId, node: NodeId) -> Result<Replica, SysvError> {
+    /// A file but home's own is there from now on.
+    pub fn add_replica(
+        &self,
+        id: ObjectId,
+        replica: Replica,
+        holder: Holder,
+    ) -> Result<(), SysvError> {
         self.change(id, |segment| {
-            let mut numbers = (1..REPLICAS_MAX).map(Replica);
-            let free = numbers.find(|number| !segment.replicas.contains_key(number));
-            let replica = free.ok_or(SysvError::ENOMEM)?;
-            segment.replicas.insert(replica, node);
-            Ok(replica)
+            segment.replicas.insert(replica, holder);
+            Ok(())
         })
     }
 
-    /// A file of another node is no more.
+    /// It is no more.
     pub fn remove_replica(&self, id: ObjectId, replica: Replica) {
         // One that is deleted has none left.
         let _ = self.change(id, |segment| Ok(segment.replicas.remove(&replica)));
     }
 
-    /// The files of other nodes, and whose they are.
-    pub fn replicas(&self, id: ObjectId) -> BTreeMap<Replica, NodeId> {
+    /// Its files but home's own, and whose they are.
+    pub fn replicas(&self, id: ObjectId) -> BTreeMap<Replica, Holder> {
         let table = self.table.lock();
         table.get(&id).map(|segment| segment.replicas.clone()).unwrap_or_default()
+    }
+
+    /// How it is cut into pages.
+    pub fn geometry(&self, id: ObjectId) -> Option<Geometry> {
+        let table = self.table.lock();
+        let segment = table.get(&id)?;
+        Geometry::of(segment.stat.bytes, segment.unit_bytes)
+    }
+
+    /// All of this home.
+    pub fn ids(&self) -> Vec<ObjectId> {
+        self.table.lock().keys().copied().collect()
     }
 
     /// Forgets a segment, and what stands in its directory.
@@ -394,8 +430,9 @@ mod tests {
     fn what_a_segment_is_outlives_dipcd() {
         let dir = tempfile::tempdir().unwrap();
         let segments = Segments::open(dir.path()).unwrap();
-        segments.create(id(1), &perm(0o600), 100, 77, &BOUNDS).unwrap();
-        let replica = segments.add_replica(id(1), NodeId::new(2).unwrap()).unwrap();
+        segments.create(id(1), &perm(0o600), (100, 4096), 77, &BOUNDS).unwrap();
+        let holder = Holder { node: NodeId::new(2).unwrap(), users: Users::Reader(1000) };
+        segments.add_replica(id(1), Replica(3), holder).unwrap();
         assert_eq!(segments.attach(id(1), 0, &account(1), 78), Ok((100, true)));
         let removed = segments.control(id(1), SegmentControl::Remove, &account(2)).unwrap();
         let segments = Segments::open(dir.path()).unwrap();
@@ -403,7 +440,7 @@ mod tests {
         assert_eq!(found, removed);
         assert_eq!((found.stat.perm.key, found.removed), (0, true));
         assert_eq!((found.stat.cpid, found.stat.lpid), (77, 78));
-        assert_eq!(segments.replicas(id(1)).into_keys().collect::<Vec<_>>(), vec![replica]);
+        assert_eq!(segments.replicas(id(1)), BTreeMap::from([(Replica(3), holder)]));
         segments.destroy(id(1)).unwrap();
         assert_eq!(Segments::open(dir.path()).unwrap().view(id(1)), None);
     }
@@ -413,7 +450,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let segments = Segments::open(dir.path()).unwrap();
         let create = |number, bytes, bounds: &Bounds| {
-            segments.create(id(number), &perm(0o600), bytes, 1, bounds)
+            segments.create(id(number), &perm(0o600), (bytes, 4096), 1, bounds)
         };
         assert_eq!(create(1, 0, &BOUNDS), Err(SysvError::EINVAL));
         assert_eq!(create(1, (1 << 20) + 1, &BOUNDS), Err(SysvError::EINVAL));
@@ -431,7 +468,7 @@ mod tests {
     fn who_may_do_what_is_as_the_kernel_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let segments = Segments::open(dir.path()).unwrap();
-        segments.create(id(1), &perm(0o644), 100, 1, &BOUNDS).unwrap();
+        segments.create(id(1), &perm(0o644), (100, 4096), 1, &BOUNDS).unwrap();
         let control = |control, uid| segments.control(id(1), control, &account(uid));
         assert_eq!(segments.attach(id(1), 0, &account(3), 1), Err(SysvError::EACCES));
         assert_eq!(segments.attach(id(1), SHM_RDONLY, &account(3), 1), Ok((100, false)));

@@ -10,3 +10,4 @@ pub mod futex;
 pub mod ipc;
 pub mod packets;
 pub mod process;
+pub mod words;
