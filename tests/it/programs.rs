@@ -37,12 +37,13 @@ fn build_once(directory: &Path) {
     BUILT.call_once(|| {
         let mut command = Command::new(cargo);
         command.current_dir(source_tree()).args(["build", "--quiet"]);
-        command.args(["--package", "dipcd", "--package", "libdipc"]);
+        command.args(["--package", "dipcd", "--package", "libdipc", "--package", "dipc-tools"]);
+        command.args(["--package", "dipcrm", "--package", "dipc-server"]);
         if directory.ends_with("release") {
             command.arg("--release");
         }
         let built = command.status().expect("cargo starts");
-        assert!(built.success(), "dipcd and libdipc do not build");
+        assert!(built.success(), "what the tests need does not build");
     });
 }
 
@@ -54,6 +55,11 @@ pub fn dipcd() -> PathBuf {
 /// The library.
 pub fn libdipc() -> PathBuf {
     existing(directory().join("libdipc.so"))
+}
+
+/// One of the tools, or the mailbox server.
+pub fn tool(name: &str) -> PathBuf {
+    existing(directory().join(name))
 }
 
 fn existing(path: PathBuf) -> PathBuf {

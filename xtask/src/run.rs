@@ -35,7 +35,9 @@ pub fn built(profile: &str) -> PathBuf {
 /// Builds what a cluster needs and starts the harness's program for people.
 pub fn play(arguments: &[&str]) -> Result<(), String> {
     println!("building ...");
-    run(cargo(&["build", "--quiet", "-p", "dipcd", "-p", "libdipc", "-p", "dipc-tests"]))?;
+    let packages = ["dipcd", "libdipc", "dipc-tests", "dipc-tools", "dipcrm", "dipc-server"];
+    let named = packages.iter().flat_map(|package| ["-p", package]);
+    run(cargo(&["build", "--quiet"].into_iter().chain(named).collect::<Vec<_>>()))?;
     let mut command = Command::new(built("debug").join("dipc-play"));
     command.args(arguments).env("DIPC_BIN", built("debug"));
     run(command)
