@@ -45,24 +45,57 @@ pub enum Permissions {
     Ignore,
 }
 
-/// The mappings of our files in one process, in order of address. One that has ended has none.
-pub fn of(pid: u32) -> io::Result<Vec<Mapping>> {
-    match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(text) => Ok(parse(&text)),
-        // It ended before it was opened, or while it was read.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Vec::new()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+/// What /proc/PID/maps says of one process.
+#[derive(Debug, Default)]
+pub struct Maps {
+    /// The mappings of our files, in order of address.
+    pub ours: Vec<Mapping>,
+    /// Where private memory of no file begins and ends, in order.
+    anonymous: Vec<(u64, u64)>,
+}
+
+impl Maps {
+    /// Of one process. One that has ended has none.
+    pub fn of(pid: u32) -> io::Result<Maps> {
+        match fs::read(format!("/proc/{pid}/maps")) {
+            Ok(text) => Ok(Maps::parse(&text)),
+            // It ended before it was opened, or while it was read.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Maps::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Maps::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Maps {
+        let mut maps = Maps::default();
+        // Only the names of strange files are no text.
+        let lines = text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
+        for line in lines {
+            maps.ours.extend(parse_ours(line));
+            maps.anonymous.extend(parse_anonymous(line));
+        }
+        maps
+    }
+
+    /// Whether private memory of no file is mapped at an address.
+    pub fn is_anonymous(&self, address: u64) -> bool {
+        let behind = self.anonymous.partition_point(|(start, _)| *start <= address);
+        behind > 0 && address < self.anonymous[behind - 1].1
     }
 }
 
-fn parse(text: &[u8]) -> Vec<Mapping> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+/// `7f..-7f.. rw-p 00000000 00:00 0`
+fn parse_anonymous(line: &str) -> Option<(u64, u64)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let is_private = words.next()?.ends_with('p');
+    let is_of_no_file = words.nth(2)? == "0";
+    let range = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+    (is_private && is_of_no_file).then_some(range)
 }
 
 /// `7f..-7f.. rw-s 00029000 00:01 1382      /memfd:dipc-... (deleted)`
-fn parse_line(line: &[u8]) -> Option<Mapping> {
-    let line = std::str::from_utf8(line).ok()?;
+fn parse_ours(line: &str) -> Option<Mapping> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let permission = words.next()?.as_bytes().try_into().ok()?;
@@ -163,7 +196,7 @@ mod tests {
 
     #[test]
     fn only_mappings_of_our_files_are_found() {
-        let found = parse(TEXT.as_bytes());
+        let found = Maps::parse(TEXT.as_bytes()).ours;
         assert_eq!(found.len(), 7);
         let (pages, span) = (Pages { address: 0x7f02, bytes: 1 }, Span { offset: 2, bytes: 1 });
         let second = Mapping { file: id(1382), pages, span, permission: Permission(*b"rw-s") };
@@ -171,8 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn private_memory_of_no_file_is_told_from_other() {
+        let maps = Maps::parse(TEXT.as_bytes());
+        assert!(maps.is_anonymous(0x7f10));
+        for other in [0x55d0, 0x7f00, 0x7f08, 0x7f11, 0x7f0f] {
+            assert!(!maps.is_anonymous(other), "{other:x}");
+        }
+    }
+
+    #[test]
     fn attachments_are_runs() {
-        let found = parse(TEXT.as_bytes());
+        let found = Maps::parse(TEXT.as_bytes()).ours;
         assert_eq!(count(&found, id(1382), Permissions::Count), 3);
         assert_eq!(count(&found, id(1382), Permissions::Ignore), 2);
         assert_eq!(count(&found, id(1384), Permissions::Count), 1);
@@ -181,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_attachment_is_believed_when_it_is_closed_and_whole() {
-        let found = parse(TEXT.as_bytes());
+        let found = Maps::parse(TEXT.as_bytes()).ours;
         assert!(is_closed_whole(&found, id(1384), 0x7f08, 2));
         assert!(!is_closed_whole(&found, id(1384), 0x7f08, 3), "the file is longer");
         assert!(!is_closed_whole(&found, id(1384), 0x7f09, 1), "it begins in the middle");

@@ -17,8 +17,6 @@ use userfaultfd_sys as raw;
 
 use dipc_wire::trap::Pages;
 
-use crate::sys::buffer::LockedBuffer;
-
 /// What the link in /proc/self/fd says of a userfaultfd.
 const LINK: &[u8] = b"anon_inode:[userfaultfd]";
 /// Bytes of one event.
@@ -74,6 +72,15 @@ impl From<userfaultfd::Error> for Trouble {
     }
 }
 
+/// Whether pages can be given that are lost: Linux 6.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CanPoison {
+    /// They can.
+    Yes,
+    /// They cannot: a signal must do.
+    No,
+}
+
 /// Which accesses to a range are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watched {
@@ -126,19 +133,19 @@ impl AsFd for Userfaultfd {
 
 impl Userfaultfd {
     /// Takes one that a program made and nobody has used yet. Anything else is refused.
-    pub fn take(fd: OwnedFd) -> io::Result<Userfaultfd> {
+    pub fn take(fd: &OwnedFd) -> io::Result<CanPoison> {
         check(fd.as_fd())?;
         // Who asks for what the kernel does not have is refused, and may ask again.
         match handshake(fd.as_fd(), NEEDED | raw::UFFD_FEATURE_POISON) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 handshake(fd.as_fd(), NEEDED)?;
+                Ok(CanPoison::No)
             }
-            done => done?,
+            done => done.map(|()| CanPoison::Yes),
         }
-        Ok(Userfaultfd::adopt(Arc::new(fd)))
     }
 
-    /// Goes on with one that a predecessor took, or of a forked child.
+    /// One that has been taken, now or by a predecessor, or that of a forked child.
     pub fn adopt(fd: Arc<OwnedFd>) -> Userfaultfd {
         // SAFETY: the descriptor is open as long as `fd`, which lives as long as this, and is
         // not closed by it: it is never dropped.
@@ -147,7 +154,7 @@ impl Userfaultfd {
     }
 
     /// Whether this process may serve others: it makes one and tries.
-    pub fn is_usable() -> io::Result<()> {
+    pub fn try_one() -> io::Result<CanPoison> {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
         // SAFETY: it takes one number and makes a descriptor.
         let made = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -156,7 +163,7 @@ impl Userfaultfd {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made it for us, and nobody else knows it.
-        Userfaultfd::take(unsafe { OwnedFd::from_raw_fd(made) }).map(drop)
+        Userfaultfd::take(&unsafe { OwnedFd::from_raw_fd(made) })
     }
 
     /// The descriptor, for the keeper.
@@ -200,7 +207,7 @@ impl Userfaultfd {
     }
 
     /// Puts a page of anonymous memory in place and wakes who waits for it.
-    pub fn fill(&self, address: u64, content: &LockedBuffer) -> Result<()> {
+    pub fn fill(&self, address: u64, content: &[u8]) -> Result<()> {
         let (start, from) = (address as *mut c_void, content.as_ptr().cast::<c_void>());
         // SAFETY: `content` has that many bytes and outlives the call. The kernel writes into the
         // address space of the program only, and refuses what is not registered there.
@@ -243,6 +250,12 @@ impl Userfaultfd {
             libc::ioctl(self.fd.as_raw_fd(), request::<T>(number), std::ptr::from_mut(argument))
         };
         if rc == 0 { Ok(()) } else { Err(last_errno().into()) }
+    }
+
+    /// Undoes what a program did to the flags of its descriptor, which is the same open file.
+    pub fn make_nonblocking(&self) {
+        // Reading does not depend on it, waiting for it does.
+        let _ = rustix::fs::fcntl_setfl(&self.fd, OFlags::NONBLOCK);
     }
 
     /// Reads what there is, at most [`EVENTS_MAX`] events, without waiting.
@@ -334,6 +347,16 @@ fn decode(bytes: &[u8]) -> Event {
         }
         raw::UFFD_EVENT_REMAP => Event::Moved { from: word(8), to: word(16), bytes: word(24) },
         _ => Event::Other,
+    }
+}
+
+/// Sends SIGBUS to a thread that waits for a page which it will not get.
+pub fn refuse(pid: u32, thread: u32) -> io::Result<()> {
+    let (pid, thread) = (pid as c_int, thread as c_int);
+    // SAFETY: three integers; a thread that has ended makes it fail.
+    match unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGBUS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

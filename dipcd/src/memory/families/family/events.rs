@@ -1,0 +1,206 @@
+//! What a family's userfaultfds have to say, and what is done about it under the lock: faults are
+//! noted, children born and named, mappings moved or looked for again.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dipc_wire::memory::Access;
+
+use super::{Family, Purpose, State, page_at};
+use crate::memory::families::Fault;
+use crate::memory::families::housekeeper::Errand;
+use crate::memory::families::means::Means;
+use crate::memory::families::space::{AddressSpace, Range};
+use crate::memory::process_maps::{self, Maps, Permission};
+use crate::sys::faults::{Event, Trouble, Userfaultfd};
+
+/// At each birth so many relatives are looked at, so that the dead do not outnumber the living.
+const LOOKS_A_BIRTH: usize = 2;
+
+impl Family {
+    /// Reads what a userfaultfd has to say: how many events.
+    pub(in super::super) fn read_events(self: &Arc<Self>, state: &mut State, at: usize) -> usize {
+        let Means::Userfaultfd(_, uffd) = &state.spaces[at].means else { return 0 };
+        let events = match uffd.read() {
+            Ok(events) => events,
+            Err(error) => {
+                // No descriptor may be left for a child; the dead have some.
+                for at in 0..state.spaces.len() {
+                    self.look_alive(state, at);
+                }
+                self.registry.tell(Errand::Notice(format!("reading page faults: {error}")));
+                return 0;
+            }
+        };
+        let count = events.len();
+        for event in events {
+            match event {
+                Event::Fault { address, stores, thread } => {
+                    let access = if stores { Access::Write } else { Access::Read };
+                    self.note_fault(state, at, address, access, thread);
+                }
+                Event::Fork(fd) => self.bear(state, at, Arc::new(fd)),
+                Event::Moved { bytes: 0, .. } => self.look_again(state, at),
+                Event::Moved { from, to, bytes } => state.spaces[at].moved(from, to, bytes),
+                Event::Other => {}
+            }
+        }
+        count
+    }
+
+    fn note_fault(
+        self: &Arc<Self>,
+        state: &mut State,
+        at: usize,
+        address: u64,
+        access: Access,
+        thread: u32,
+    ) {
+        let space = &state.spaces[at];
+        if address == space.sentinel {
+            state.unsettled.push(space.mm);
+            return;
+        }
+        if space.locate(address).is_none() {
+            self.look_again(state, at);
+        }
+        let space = &state.spaces[at];
+        let Some((mappings, offset)) = space.locate(address) else {
+            // It is not there any more, which the program finds out by itself.
+            let _ = space.means.wake(page_at(address));
+            return;
+        };
+        let fault = Fault { mappings, offset, access, mm: space.mm, thread };
+        // A thread in a system call that has a signal pending faults again and again.
+        if !state.faults.iter().any(|known| known.is_same(&fault)) {
+            state.faults.push(fault);
+        }
+    }
+
+    /// A child has been forked. From here on it runs.
+    fn bear(self: &Arc<Self>, state: &mut State, parent: usize, fd: Arc<OwnedFd>) {
+        let parent = &state.spaces[parent];
+        let uffd = Userfaultfd::adopt(fd.clone());
+        let means = Means::Userfaultfd(parent.means.trap(), uffd);
+        let child = AddressSpace {
+            parent: parent.process.as_ref().map(|process| process.pid),
+            ranges: parent.ranges.clone(),
+            ..AddressSpace::new(self.registry.new_mm(), means, parent.sentinel)
+        };
+        // Before anything else: this is the only descriptor there is.
+        self.registry.store.hold(&child.held(), &fd);
+        if let Err(error) = self.add(state, child) {
+            self.registry.tell(Errand::Notice(format!("a forked child: {error}")));
+            return;
+        }
+        for _ in 0..LOOKS_A_BIRTH {
+            state.next_look = (state.next_look + 1) % state.spaces.len();
+            self.look_alive(state, state.next_look);
+        }
+    }
+
+    /// Whether an address space is still there. A newborn is: its trap was read just now.
+    pub(in super::super) fn look_alive(self: &Arc<Self>, state: &mut State, at: usize) {
+        let space = &state.spaces[at];
+        let is_gone = match &space.means {
+            Means::Gone(_) => return,
+            Means::Userfaultfd(_, uffd) => {
+                matches!(uffd.probe(space.sentinel_page()), Err(Trouble::Gone))
+            }
+            Means::Helper(helper) => {
+                helper.probe().is_err()
+                    || space.process.as_ref().is_some_and(|process| !space.is_of(process.pid))
+            }
+        };
+        if is_gone {
+            self.bury(state, at);
+        }
+    }
+
+    /// Names whoever is new and has him report what his files want, until nobody is new.
+    pub(super) fn settle(self: &Arc<Self>, state: &mut State) {
+        while let Some(mm) = state.unsettled.pop() {
+            if let Some(at) = state.place_of(mm) {
+                self.settle_one(state, at);
+            }
+        }
+    }
+
+    pub(super) fn settle_one(self: &Arc<Self>, state: &mut State, at: usize) {
+        let mut name = vec![0; rustix::param::page_size()];
+        name[..8].copy_from_slice(&state.spaces[at].mm.0.to_ne_bytes());
+        let done = self.insist_on(Purpose::Settle, state, at, &|space| settle_space(space, &name));
+        if done.is_ok() {
+            state.spaces[at].unsure.clear();
+        }
+    }
+
+    /// Reads again what an address space maps, where that may be something else than was said.
+    pub(in super::super) fn look_again(self: &Arc<Self>, state: &mut State, at: usize) {
+        self.identify_patiently(state, at);
+        let space = &mut state.spaces[at];
+        let Some(process) = &space.process else { return };
+        let Ok(maps) = Maps::of(process.pid) else { return };
+        let mut found = Vec::new();
+        for mapping in &maps.ours {
+            let Some(mappings) = self.registry.mappings_of(mapping.file) else { continue };
+            let range = Range { mappings, address: mapping.pages.address, span: mapping.span };
+            let is_known = space.ranges.iter().any(|known| known.covers(&range));
+            if !is_known && mapping.permission != Permission::CLOSED {
+                space.unsure.push(range.clone());
+            }
+            range.mappings.join(self);
+            found.push(range);
+        }
+        let before = space.files();
+        space.ranges = found;
+        self.unsettle(state, at);
+        self.leave_unmapped(state, &before);
+    }
+
+    /// The same for a child whose fork is still under way: its process appears at the end of it.
+    pub(super) fn identify_patiently(self: &Arc<Self>, state: &mut State, at: usize) {
+        let until = Instant::now() + self.registry.patience;
+        self.identify(state, at);
+        while state.spaces[at].process.is_none() && Instant::now() < until {
+            self.look_alive(state, at);
+            if state.spaces[at].is_gone() {
+                return;
+            }
+            state.spaces[at].means.wait_a_moment();
+            self.identify(state, at);
+        }
+    }
+
+    /// Finds the process of a forked child, if it is not known.
+    pub(in super::super) fn identify(self: &Arc<Self>, state: &mut State, at: usize) {
+        let space = &mut state.spaces[at];
+        if space.process.as_ref().is_some_and(|process| space.is_of(process.pid)) {
+            return;
+        }
+        let children = space.parent.map(process_maps::children).unwrap_or_default();
+        space.process = space.find_among(&children).or_else(|| {
+            let all = process_maps::processes().unwrap_or_default();
+            space.find_among(&all)
+        });
+    }
+}
+
+/// Names an address space and registers what it maps.
+fn settle_space(space: &AddressSpace, name: &[u8]) -> Result<(), Trouble> {
+    let Means::Userfaultfd(_, uffd) = &space.means else { return Ok(()) };
+    match uffd.fill(space.sentinel, name) {
+        // By a predecessor, or it is named already.
+        Err(Trouble::AlreadyThere) => uffd.wake(space.sentinel_page())?,
+        done => done?,
+    }
+    for range in &space.ranges {
+        range.mappings.register(&space.means, range.pages(), range.span)?;
+    }
+    for range in &space.unsure {
+        range.mappings.protect_again(&space.means, range.pages(), range.span)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! One thread that does for all families what must not keep a fault waiting: it logs, says who has
+//! ended, looks for the processes of forked children, and once a second looks whether everybody is
+//! still there, for exec(2) is told by nobody.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::memory::families::family::Family;
+use crate::memory::families::space::AddressSpace;
+use crate::memory::families::{Ended, Registry};
+use crate::memory::process_maps;
+
+/// How often everybody is looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Something to be done.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// Say that an address space is no more.
+    Ended(Ended),
+    /// Write a line in the log.
+    Notice(String),
+}
+
+/// Starts the thread. It ends with the registry.
+pub(super) fn start(registry: &Arc<Registry>, errands: Receiver<Errand>) -> io::Result<()> {
+    let registry = Arc::downgrade(registry);
+    let name = "housekeeper".to_owned();
+    thread::Builder::new().name(name).spawn(move || keep_house(&registry, &errands))?;
+    Ok(())
+}
+
+fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
+    let mut next_round = Instant::now() + ROUND;
+    loop {
+        let errand = errands.recv_deadline(next_round);
+        let Some(registry) = registry.upgrade() else { return };
+        match errand {
+            Ok(Errand::Ended(ended)) => registry.faults.ended(ended),
+            Ok(Errand::Notice(text)) => tracing::warn!(op = "memory", "{text}"),
+            Err(RecvTimeoutError::Timeout) => {
+                make_round(&registry);
+                next_round = Instant::now() + ROUND;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn make_round(registry: &Registry) {
+    for family in registry.all_families() {
+        family.with(|state| {
+            for at in 0..state.spaces.len() {
+                family.look_alive(state, at);
+            }
+        });
+        find_processes(&family);
+    }
+}
+
+/// Looks for the processes of forked children, without the family's lock.
+pub(super) fn find_processes(family: &Arc<Family>) {
+    let unknown = family.with(|state| {
+        let unknown = state.spaces.iter().filter(|space| space.process.is_none());
+        unknown.map(|space| (space.mm, space.sentinel, space.parent)).collect::<Vec<_>>()
+    });
+    let mut all = None;
+    for (mm, sentinel, parent) in unknown {
+        let children = parent.map(process_maps::children).unwrap_or_default();
+        let found = super::space::find(mm, sentinel, &children).or_else(|| {
+            let all = all.get_or_insert_with(|| process_maps::processes().unwrap_or_default());
+            super::space::find(mm, sentinel, all)
+        });
+        let Some(process) = found else { continue };
+        family.with(|state| {
+            let space: Option<&mut AddressSpace> =
+                state.place_of(mm).map(|at| &mut state.spaces[at]);
+            if let Some(space) = space {
+                space.process = Some(process);
+            }
+        });
+    }
+}
