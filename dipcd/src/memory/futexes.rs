@@ -1,0 +1,325 @@
+//! Futexes across nodes: a thread that sleeps on a word of a page that has left this node is woken
+//! when the word may have changed, for the wake of another node does not reach it.
+//!
+//! A page that leaves is looked after by one thread: it asks /proc what the threads of the programs
+//! that map the file are doing, and has a page that somebody sleeps on fetched back for reading.
+//! When it comes, whoever believes in another value than it holds is woken, before home hears that
+//! it has come. A thread seen running may be on its way to sleep, so a page is looked after a
+//! while, less and less often; a page that nobody runs for or sleeps on is forgotten at once, so
+//! nothing is polled when nobody sleeps. Sleepers whose word is unchanged stay asleep: woken they
+//! would ask for the page for writing, and two nodes that wait on one word would wake each other.
+#![forbid(unsafe_code)]
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::memory::families::{Attachment, Mappings, Process};
+use crate::memory::files::{ReplicaFile, Span};
+use crate::memory::sleepers::{Doing, WAITV_BYTES, Word, doing, words_of};
+use crate::sys::futex;
+
+use dipc_wire::keeper::SegmentFile;
+
+/// After a page has left, before the first look: whoever just took it for writing writes first.
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+/// The longest pause between two looks; with it a wake-up is never later than 20 ms.
+const PAUSE_MAX: Duration = Duration::from_millis(8);
+/// Looks after a page for which nobody is found asleep.
+const LOOKS_MAX: u32 = 12;
+/// What is remembered of programs that were named in the log.
+const NAMED_MAX: usize = 1024;
+
+/// Has a page fetched for reading, as if a program had touched it.
+pub type Fetch = dyn Fn(&Arc<Mappings>, u64) + Send + Sync;
+
+/// A page that has left, and when it is looked after next.
+#[derive(Clone, Copy)]
+struct Look {
+    due: Instant,
+    pause: Duration,
+    looks: u32,
+}
+
+/// One word of a page, in bytes from the page's beginning, and what a sleeper believes it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Belief {
+    at: u32,
+    value: u32,
+}
+
+/// What is looked after in one file, by the offset of the page.
+struct Watch {
+    mappings: Arc<Mappings>,
+    left: BTreeMap<u64, Look>,
+    asleep: BTreeMap<u64, Vec<Belief>>,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<SegmentFile, Watch>,
+    ending: bool,
+}
+
+/// The sleepers of this node.
+#[derive(Default)]
+pub struct Futexes {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How many pages somebody is known to sleep on; mostly none, and then nothing is looked up.
+    asleep: AtomicUsize,
+}
+
+/// What a look at the programs of a file has found.
+#[derive(Default)]
+struct Found {
+    /// By the offset of the page.
+    beliefs: BTreeMap<u64, Vec<Belief>>,
+    /// Whether a thread runs, and may be about to sleep.
+    somebody_runs: bool,
+}
+
+impl Futexes {
+    /// Pages have left this node: no program here can read them any more. Called under the
+    /// segment's lock.
+    pub fn left(&self, file: SegmentFile, mappings: &Arc<Mappings>, span: Span) {
+        let mut state = self.state.lock();
+        let was_idle = state.files.values().all(|watch| watch.left.is_empty());
+        let look = Look { due: Instant::now() + FIRST_LOOK, pause: FIRST_LOOK, looks: 0 };
+        let watch = state.files.entry(file).or_insert_with(|| Watch {
+            mappings: mappings.clone(),
+            left: BTreeMap::new(),
+            asleep: BTreeMap::new(),
+        });
+        for page in pages_of(span) {
+            watch.left.insert(page, look);
+        }
+        if was_idle {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Pages have come, and are in the file. Wakes whoever believes in another value. Called under
+    /// the segment's lock, before home hears of it.
+    pub fn came(&self, file: &ReplicaFile, span: Span) {
+        if self.asleep.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let sleepers = {
+            let mut state = self.state.lock();
+            let Some(watch) = state.files.get_mut(&file.name()) else { return };
+            let pages = pages_of(span);
+            let came = pages.filter_map(|page| watch.asleep.remove(&page).map(|all| (page, all)));
+            came.collect::<Vec<_>>()
+        };
+        self.asleep.fetch_sub(sleepers.len(), Ordering::AcqRel);
+        for (page, beliefs) in sleepers {
+            if let Err(error) = wake_who_errs(file, page, &beliefs) {
+                tracing::error!(op = "futex", id = %file.name().id, page, %error);
+            }
+        }
+    }
+
+    /// Pages will never come; whoever touches them gets SIGBUS, and whoever sleeps on them is woken
+    /// for that. They are holes, and no program maps what is put there for the instant of the wake.
+    pub fn lost(&self, file: &ReplicaFile, span: Span) {
+        if self.asleep.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let zeros = vec![0; rustix::param::page_size()];
+        for page in pages_of(span).filter(|page| self.is_slept_on(file.name(), *page)) {
+            let here = Span { offset: page, bytes: zeros.len() as u64 };
+            let filled = file.write(page, &zeros);
+            self.came(file, here);
+            if let Err(error) = filled.and_then(|()| file.punch(here)) {
+                tracing::error!(op = "futex", id = %file.name().id, page, %error);
+            }
+        }
+    }
+
+    fn is_slept_on(&self, file: SegmentFile, page: u64) -> bool {
+        self.state.lock().files.get(&file).is_some_and(|watch| watch.asleep.contains_key(&page))
+    }
+
+    /// A file is no more on this node.
+    pub fn forget(&self, file: SegmentFile) {
+        if let Some(watch) = self.state.lock().files.remove(&file) {
+            self.asleep.fetch_sub(watch.asleep.len(), Ordering::AcqRel);
+        }
+    }
+
+    /// Ends [`Futexes::run`].
+    pub fn end(&self) {
+        self.state.lock().ending = true;
+        self.changed.notify_one();
+    }
+
+    /// Looks after pages until the end, in a thread of its own.
+    pub fn run(&self, fetch: &Fetch) {
+        let mut named = HashSet::new();
+        while let Some(due) = self.wait_for_due() {
+            for (file, mappings) in due {
+                let attached = mappings.attachments();
+                let found = look(&attached, &mut named);
+                for page in self.sort(file, found, attached.is_empty()) {
+                    fetch(&mappings, page);
+                }
+            }
+        }
+    }
+
+    /// Waits until a page is to be looked after: the files of those. `None` at the end.
+    fn wait_for_due(&self) -> Option<Vec<(SegmentFile, Arc<Mappings>)>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.ending {
+                return None;
+            }
+            let first = state.files.values().flat_map(|watch| watch.left.values()).map(|l| l.due);
+            match first.min() {
+                None => self.changed.wait(&mut state),
+                Some(first) if first > Instant::now() => {
+                    self.changed.wait_until(&mut state, first);
+                }
+                Some(_) => break,
+            }
+        }
+        let now = Instant::now();
+        let is_due = |watch: &Watch| watch.left.values().any(|look| look.due <= now);
+        let due = state.files.iter().filter(|(_, watch)| is_due(watch));
+        Some(due.map(|(file, watch)| (*file, watch.mappings.clone())).collect())
+    }
+
+    /// Sorts the pages of a file by what was found: those that are to be fetched, those that are
+    /// looked after again, and those that are forgotten.
+    fn sort(&self, file: SegmentFile, mut found: Found, is_unmapped: bool) -> Vec<u64> {
+        let mut state = self.state.lock();
+        let Some(watch) = state.files.get_mut(&file) else { return Vec::new() };
+        let now = Instant::now();
+        let mut wanted = Vec::new();
+        let (asleep, somebody_runs) = (&mut watch.asleep, found.somebody_runs && !is_unmapped);
+        watch.left.retain(|page, look| {
+            if let Some(beliefs) = found.beliefs.remove(page) {
+                if asleep.insert(*page, beliefs).is_none() {
+                    self.asleep.fetch_add(1, Ordering::AcqRel);
+                }
+                wanted.push(*page);
+                return false;
+            }
+            look.looks += 1;
+            look.pause = (look.pause * 2).min(PAUSE_MAX);
+            look.due = now + look.pause;
+            somebody_runs && look.looks < LOOKS_MAX
+        });
+        if watch.left.is_empty() && watch.asleep.is_empty() {
+            state.files.remove(&file);
+        }
+        wanted
+    }
+}
+
+fn pages_of(span: Span) -> impl Iterator<Item = u64> {
+    let page = rustix::param::page_size();
+    (span.offset..span.end()).step_by(page)
+}
+
+/// Wakes the sleepers of one page, which is here, whose word is not what they believe.
+fn wake_who_errs(file: &ReplicaFile, page: u64, beliefs: &[Belief]) -> io::Result<()> {
+    let mut changed = Vec::new();
+    for belief in beliefs {
+        let mut word = [0; 4];
+        file.read(page + u64::from(belief.at), &mut word)?;
+        if u32::from_ne_bytes(word) != belief.value && !changed.contains(&belief.at) {
+            changed.push(belief.at);
+        }
+    }
+    if !changed.is_empty() {
+        let woken = futex::wake_all(file.content(), page, &changed)?;
+        tracing::debug!(op = "futex", id = %file.name().id, page, woken);
+    }
+    Ok(())
+}
+
+/// What all threads of the programs that map a file are doing.
+fn look(attached: &[Attachment], named: &mut HashSet<u32>) -> Found {
+    let mut found = Found::default();
+    let mut seen = HashSet::new();
+    for Attachment { process, .. } in attached {
+        let Some(process) = process else {
+            // Who it is will be known in a moment.
+            found.somebody_runs = true;
+            continue;
+        };
+        if seen.insert(process.pid) {
+            let ranges = attached
+                .iter()
+                .filter(|one| one.process.as_ref().is_some_and(|other| other.pid == process.pid));
+            look_at(process, &ranges.collect::<Vec<_>>(), &mut found, named);
+        }
+    }
+    found
+}
+
+/// The same for one program. One that has ended meanwhile has left its number to somebody else:
+/// nothing is believed then.
+fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: &mut HashSet<u32>) {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else { return };
+    let mut words = Vec::new();
+    let mut somebody_runs = false;
+    for thread in threads.flatten() {
+        let Ok(line) = fs::read_to_string(thread.path().join("syscall")) else { continue };
+        match doing(&line) {
+            Doing::Running => somebody_runs = true,
+            Doing::Sleeping(word) => words.push(word),
+            Doing::SleepingOnOne { address, count } => {
+                words.extend(several(process.pid, address, count));
+            }
+            Doing::OutOfReach if named.len() < NAMED_MAX && named.insert(process.pid) => {
+                tracing::warn!(
+                    op = "futex",
+                    pid = process.pid,
+                    "waits by priority inheritance or requeueing: no other node can wake it"
+                );
+            }
+            Doing::OutOfReach | Doing::Other => {}
+        }
+    }
+    if has_ended(process) {
+        return;
+    }
+    found.somebody_runs |= somebody_runs;
+    for word in words {
+        if let Some((page, belief)) = ranges.iter().find_map(|range| belief(range, word)) {
+            found.beliefs.entry(page).or_default().push(belief);
+        }
+    }
+}
+
+/// The words of a futex_waitv(2). Memory that is absent itself tells nothing.
+fn several(pid: u32, address: u64, count: usize) -> Vec<Word> {
+    let mut array = vec![0; count * WAITV_BYTES];
+    let memory = fs::File::open(format!("/proc/{pid}/mem"));
+    match memory.and_then(|memory| memory.read_exact_at(&mut array, address)) {
+        Ok(()) => words_of(&array).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Where in the file a word is, if this attachment has it.
+fn belief(range: &Attachment, word: Word) -> Option<(u64, Belief)> {
+    let into = word.address.checked_sub(range.pages.address).filter(|into| *into < range.span.bytes)?;
+    let offset = range.span.offset + into;
+    let at = offset % rustix::param::page_size() as u64;
+    Some((offset - at, Belief { at: at as u32, value: word.value }))
+}
+
+fn has_ended(process: &Process) -> bool {
+    let mut watched = [PollFd::new(&process.pidfd, PollFlags::IN)];
+    poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ended| ended != 0)
+}
