@@ -1,5 +1,5 @@
-//! A program that makes one System V call at a time, as it is told (`tests/c/puppet.c`). The
-//! answer is the result, or the name of the errno.
+//! A program that makes one System V call at a time, as it is told (`tests/c/puppet.c`, and
+//! `tests/c/page_puppet.c` for segments). The answer is the result, or the name of the errno.
 #![forbid(unsafe_code)]
 
 use rustix::process::Signal;
@@ -22,6 +22,11 @@ impl Puppet {
     /// Starts one on a node.
     pub fn on(node: &Node) -> Puppet {
         Puppet { running: node.spawn(programs::helper("puppet"), &[]), answers: 0 }
+    }
+
+    /// Starts one for segments.
+    pub fn of_pages(node: &Node) -> Puppet {
+        Puppet { running: node.spawn(programs::helper("page_puppet"), &[]), answers: 0 }
     }
 
     /// Starts one that runs as another user.

@@ -1,0 +1,159 @@
+//! Litmus tests (`tests/c/litmus.c`) and atomic additions (`tests/c/increments.c`) on real nodes:
+//! no outcome that one memory forbids, and no addition lost. 100,000 rounds of each with `--long`.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use dipc_tests::{Cluster, Puppet, Running, programs, skip};
+
+use crate::memory::{KEY, PAGE, TRAPS, by_both_traps, cluster, number, owner};
+
+const ROUNDS: usize = 100_000;
+const ROUNDS_PLAIN: usize = 5_000;
+/// Room for what the roles saw.
+const BYTES: usize = 2 << 20;
+/// Rounds that take longer than this are stuck: many times what they need.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// Where the roles of a test run: the processes, each a node and its roles. Home is node 1.
+struct Placement {
+    name: &'static str,
+    processes: fn(usize) -> Vec<(usize, Vec<String>)>,
+}
+
+const PLACEMENTS: [Placement; 3] = [
+    Placement { name: "two nodes", processes: |roles| spread(roles, &[1, 2]) },
+    Placement { name: "two nodes, home a third", processes: with_home_apart },
+    Placement { name: "two threads on one node", processes: with_two_on_one },
+];
+
+/// The roles in turn on these nodes.
+fn spread(roles: usize, nodes: &[usize]) -> Vec<(usize, Vec<String>)> {
+    let on = |at: usize| (at..roles).step_by(nodes.len()).map(|role| role.to_string()).collect();
+    nodes.iter().enumerate().map(|(at, node)| (*node, on(at))).collect()
+}
+
+fn with_home_apart(roles: usize) -> Vec<(usize, Vec<String>)> {
+    let intruder = (1, vec!["intruder".to_owned()]);
+    [vec![intruder], spread(roles, &[2, 3])].concat()
+}
+
+/// The first two roles as threads of one process, the others elsewhere.
+fn with_two_on_one(roles: usize) -> Vec<(usize, Vec<String>)> {
+    let pair = (2, vec!["0".to_owned(), "1".to_owned()]);
+    let rest = (2..roles).map(|role| role.to_string()).collect::<Vec<_>>();
+    let rest = if rest.is_empty() { vec!["intruder".to_owned()] } else { rest };
+    vec![(3, rest), pair, (1, vec!["intruder".to_owned()])]
+}
+
+/// Runs one test everywhere, without fences and with them.
+fn litmus(test: &str, roles: usize) {
+    for trap in TRAPS {
+        let cluster = cluster(3, trap).entry("employer_shm_timeout", "120").start();
+        let name = format!("litmus {test} {trap}");
+        let rounds = skip::amount(&name, ROUNDS, ROUNDS_PLAIN);
+        for fence in ["0", "1"] {
+            for placement in &PLACEMENTS {
+                let said = run(&cluster, test, rounds, fence, (placement.processes)(roles));
+                skip::note(&format!("{trap}, {}: {said}", placement.name));
+            }
+        }
+    }
+}
+
+/// What the process with role 0 said.
+#[track_caller]
+fn run(
+    cluster: &Cluster,
+    test: &str,
+    rounds: usize,
+    fence: &str,
+    processes: Vec<(usize, Vec<String>)>,
+) -> String {
+    let program = programs::helper("litmus");
+    Puppet::of_pages(cluster.node(1)).must(&format!("shmget {KEY} {BYTES} 013600"));
+    let rounds = rounds.to_string();
+    let start = |(node, roles): &(usize, Vec<String>)| -> Running {
+        let mut arguments = vec![test, KEY, &rounds, fence];
+        arguments.extend(roles.iter().map(String::as_str));
+        cluster.node(*node).spawn(&program, &arguments)
+    };
+    let running: Vec<Running> = processes.iter().map(start).collect();
+    let said = running.into_iter().map(|process| process.wait_within(PATIENCE).expect_success());
+    said.collect::<String>().trim().to_owned()
+}
+
+#[test]
+fn message_passing() {
+    litmus("MP", 2);
+}
+
+#[test]
+fn store_buffering() {
+    litmus("SB", 2);
+}
+
+#[test]
+fn load_buffering() {
+    litmus("LB", 2);
+}
+
+#[test]
+fn independent_reads_of_independent_writes() {
+    litmus("IRIW", 4);
+}
+
+#[test]
+fn coherence_of_reads() {
+    litmus("CoRR", 3);
+}
+
+#[test]
+fn two_writes_each() {
+    litmus("2+2W", 2);
+}
+
+/// Three nodes with two processes each add; the sum of everything must be what they added.
+fn additions(kind: &str, pages: usize, long: usize) {
+    by_both_traps(|trap| {
+        let each = skip::amount(&format!("additions {kind} {trap}"), long, long / 20);
+        let cluster = cluster(3, trap).start();
+        let bytes = pages * PAGE;
+        let mut home = owner(cluster.node(1), bytes);
+        let program = programs::helper("increments");
+        let arguments = [kind, KEY, &pages.to_string(), &each.to_string()];
+        let start = |at: usize| cluster.node(1 + at % 3).spawn(&program, &arguments);
+        let running: Vec<Running> = (0..6).map(start).collect();
+        for process in running {
+            let said = process.wait_within(PATIENCE).expect_success();
+            assert_eq!(said, format!("added {each}\n"));
+        }
+        assert_eq!(number(&mut home, &format!("sum 0 {bytes} 8")), 6 * each as i64);
+        home.must("rmid");
+    });
+}
+
+#[test]
+fn additions_to_one_word() {
+    additions("word", 1, 200_000);
+}
+
+#[test]
+fn additions_to_one_page() {
+    additions("page", 1, 200_000);
+}
+
+#[test]
+fn additions_to_many_pages() {
+    additions("pages", 40, 40_000);
+}
+
+#[test]
+fn additions_by_compare_and_swap() {
+    additions("swap", 8, 40_000);
+}
+
+#[test]
+fn additions_with_a_spin_lock() {
+    additions("lock", 8, 20_000);
+}

@@ -1,0 +1,131 @@
+//! Segments of all sizes, and what their pages cost the daemons: an untouched page under a byte, a
+//! page that another node holds at most 32 bytes at home. Figures are printed with the test's name.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use dipc_tests::{Node, skip};
+
+use crate::memory::{PAGE, by_both_traps, cluster, daemons, number, owner, records_left, user};
+
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+/// Bytes that a page may cost dipcd: one that nobody touched, one that another node holds.
+const UNTOUCHED_MAX: usize = 1;
+const HELD_MAX: usize = 32;
+/// What a figure of the kernel may be wrong by: pages that were touched meanwhile for other reasons.
+const NOISE: usize = 512 << 10;
+
+/// Memory of this machine in GiB.
+fn memory_gib() -> usize {
+    let text = fs::read_to_string("/proc/meminfo").expect("/proc is there");
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).expect("a total");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+    kib >> 20
+}
+
+/// Says that a machine is too small for 4 GiB; true then.
+fn is_too_small(name: &str) -> bool {
+    let gib = memory_gib();
+    if gib < 11 {
+        skip::skip(name, &format!("4 GiB segments need 12 GiB of memory, and here are {gib}"));
+    }
+    gib < 11
+}
+
+/// Words all over it, written on either node and read on the other.
+fn both_ways(trap: &str, bytes: usize) {
+    let cluster = cluster(2, trap).start();
+    let mut home = owner(cluster.node(1), bytes);
+    let mut away = user(cluster.node(2));
+    let step = bytes / 64;
+    home.must(&format!("stride 0 {bytes} {step} 3"));
+    assert_eq!(number(&mut away, &format!("sum 0 {bytes} {step}")), 3 * 64, "{bytes} bytes");
+    away.must(&format!("stride 8 {} {step} 5", bytes - 8));
+    assert_eq!(number(&mut home, &format!("sum 8 {} {step}", bytes - 8)), 5 * 64);
+    let last = bytes - 8;
+    away.must(&format!("poke {last} 77"));
+    assert_eq!(number(&mut home, &format!("peek {last}")), 77);
+    assert_eq!(number(&mut home, &format!("peek {}", last - PAGE)), 0);
+    home.must("rmid");
+}
+
+#[test]
+fn segments_from_64_kib_to_1_gib() {
+    by_both_traps(|trap| {
+        for bytes in [64 << 10, MIB, 16 * MIB, 256 * MIB, GIB] {
+            both_ways(trap, bytes);
+        }
+    });
+}
+
+#[test]
+fn a_segment_of_4_gib() {
+    if is_too_small("a_segment_of_4_gib") {
+        return;
+    }
+    by_both_traps(|trap| both_ways(trap, 4 * GIB));
+}
+
+#[test]
+fn every_page_of_64_mib_there_and_back() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).start();
+        let mut home = owner(cluster.node(1), 64 * MIB);
+        let mut away = user(cluster.node(2));
+        home.must(&format!("fill 0 {} 1", 64 * MIB));
+        assert_eq!(away.must(&format!("check 0 {} 1", 64 * MIB)), "0");
+        away.must(&format!("fill 0 {} 2", 64 * MIB));
+        assert_eq!(home.must(&format!("check 0 {} 2", 64 * MIB)), "0");
+        home.must("rmid");
+    });
+}
+
+/// Bytes of the daemons' own memory, and of their records in files.
+fn cost(node: &Node) -> usize {
+    let of = |pid: rustix::process::Pid| {
+        let path = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let figures = text.lines().filter_map(|line| line.strip_prefix("Pss_Anon:"));
+        let kib = |line: &str| line.trim().strip_suffix(" kB")?.parse::<usize>().ok();
+        figures.filter_map(kib).sum::<usize>() << 10
+    };
+    let files = records_left(node).into_iter().filter_map(|path| fs::metadata(path).ok());
+    let files: u64 = files.map(|file| file.blocks() * 512).sum();
+    daemons(node).into_iter().map(of).sum::<usize>() + files as usize
+}
+
+#[test]
+fn pages_cost_little() {
+    if is_too_small("pages_cost_little") {
+        return;
+    }
+    let cluster = cluster(2, "userfaultfd").alone().start();
+    let costs = || [cost(cluster.node(1)), cost(cluster.node(2))];
+    // Once before: what is loaded and allocated at the first segment is not its pages' cost.
+    let mut home = owner(cluster.node(1), MIB);
+    let mut away = user(cluster.node(2));
+    away.must(&format!("stride 0 {MIB} {PAGE} 1"));
+    home.must("rmid");
+    drop((home, away));
+    let before = costs();
+    let mut home = owner(cluster.node(1), 4 * GIB);
+    let mut away = user(cluster.node(2));
+    away.must("peek 0");
+    let attached = costs();
+    let pages = 4 * GIB / PAGE;
+    for (node, (was, is)) in before.iter().zip(attached).enumerate() {
+        let gain = is.saturating_sub(*was);
+        skip::note(&format!("pages_cost_little: {gain} bytes for {pages} untouched pages"));
+        assert!(gain < UNTOUCHED_MAX * pages + NOISE, "node {}: {gain} bytes", node + 1);
+    }
+    let held = 256 * MIB;
+    away.must(&format!("stride 0 {held} {PAGE} 1"));
+    let gain = costs()[0].saturating_sub(attached[0]);
+    let pages = held / PAGE;
+    skip::note(&format!("pages_cost_little: {gain} bytes at home for {pages} pages held away"));
+    assert!(gain < HELD_MAX * pages + NOISE, "{gain} bytes for {pages} pages");
+    assert_eq!(number(&mut home, &format!("sum 0 {MIB} {PAGE}")), (MIB / PAGE) as i64);
+    home.must("rmid");
+}
