@@ -16,6 +16,8 @@ use crate::route::{self, Route};
 use crate::{identity, jump, kernel, key_path, names, queues, sets, start, thread};
 
 mod becoming;
+mod memory;
+mod signals;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -180,6 +182,16 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         "lea rax, [rdi - {becoming}]",
         "cmp rax, {becoming_count}",
         "jb {ours}",
+        "lea rax, [rdi - {mapping}]",
+        "cmp rax, {mapping_count}",
+        "jb {ours}",
+        "lea rax, [rdi - {remapping}]",
+        "cmp rax, {remapping_count}",
+        "jb {ours}",
+        "cmp rdi, {remap_file_pages}",
+        "je {ours}",
+        "cmp rdi, {pkey_mprotect}",
+        "je {ours}",
         "cmp rdi, {semtimedop}",
         "je {ours}",
         "cmp rdi, {unshare}",
@@ -206,6 +218,12 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         count = const libc::SYS_msgctl - libc::SYS_semget + 1,
         becoming = const libc::SYS_setuid,
         becoming_count = const libc::SYS_capset - libc::SYS_setuid + 1,
+        mapping = const libc::SYS_mmap,
+        mapping_count = const libc::SYS_rt_sigprocmask - libc::SYS_mmap + 1,
+        remapping = const libc::SYS_mremap,
+        remapping_count = const libc::SYS_shmctl - libc::SYS_mremap + 1,
+        remap_file_pages = const libc::SYS_remap_file_pages,
+        pkey_mprotect = const libc::SYS_pkey_mprotect,
         semtimedop = const libc::SYS_semtimedop,
         unshare = const libc::SYS_unshare,
         setns = const libc::SYS_setns,
@@ -216,6 +234,9 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
 
 const _: () = assert!(libc::SYS_msgctl - libc::SYS_semget == 7, "with shmdt between");
 const _: () = assert!(libc::SYS_capset - libc::SYS_setuid == 21, "with setsid and others between");
+const _: () =
+    assert!(libc::SYS_rt_sigprocmask - libc::SYS_mmap == 5, "with brk and others between");
+const _: () = assert!(libc::SYS_shmctl - libc::SYS_mremap == 6, "with madvise and others between");
 
 /// The calls of `syscall` that have a function here. What is the kernel's goes there untouched.
 extern "C-unwind" fn system_call(
@@ -243,6 +264,11 @@ extern "C-unwind" fn system_call(
         libc::SYS_setuid..=libc::SYS_capset => {
             identity::changed(kernel::syscall(number, [a, b, c, d, e, f]))
         }
-        _ => kernel::syscall(number, [a, b, c, d, e, f]),
+        libc::SYS_rt_sigaction | libc::SYS_rt_sigprocmask => {
+            let arguments = [a, b, c, d, e, f];
+            let ours = signals::system_call(number, arguments);
+            ours.unwrap_or_else(|| kernel::syscall(number, arguments))
+        }
+        _ => memory::system_call(number, [a, b, c, d, e, f]),
     }
 }

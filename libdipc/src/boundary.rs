@@ -74,6 +74,11 @@ impl CReturn for isize {
     const FAILED: isize = -1;
 }
 
+impl CReturn for usize {
+    /// `(void *) -1` of shmat, and `MAP_FAILED`.
+    const FAILED: usize = usize::MAX;
+}
+
 /// Fails as C functions do.
 #[cold]
 pub fn fail<T: CReturn>(error: SysvError) -> T {

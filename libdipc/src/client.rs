@@ -4,7 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use dipc_wire::client::{Answer, Call, ClientCall};
@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
-    sendmsg, socket_with,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, recvmsg, sendmsg, socket_with,
 };
 use rustix::thread::gettid;
 
@@ -59,13 +59,20 @@ pub type Answered = (Answer, Option<OwnedFd>);
 /// A call to dipcd, unanswered yet.
 pub struct Question {
     packet: Vec<u8>,
+    /// What goes with it.
+    descriptor: Option<OwnedFd>,
     bound: Option<Moment>,
     socket: Socket,
 }
 
 /// One call and its answer. The program's handlers do not run meanwhile.
 pub fn call(call: Call) -> Result<Answered, NoAnswer> {
-    let mut question = Question::ask(call)?;
+    call_with(call, None)
+}
+
+/// The same with a descriptor to hand over.
+pub fn call_with(call: Call, descriptor: Option<OwnedFd>) -> Result<Answered, NoAnswer> {
+    let mut question = Question::ask(call, descriptor)?;
     loop {
         let left = question.bound.map(Moment::left);
         let waited = sys::wait(question.socket.as_raw_fd(), WaitBy::Poll, Mask::ALL, left);
@@ -78,7 +85,7 @@ pub fn call(call: Call) -> Result<Answered, NoAnswer> {
 
 /// The same for a call that may take long: begins it.
 pub fn begin<T>(entry: &Entry, call: Call) -> Result<Step<T>, NoAnswer> {
-    Ok(Question::ask(call)?.park(entry))
+    Ok(Question::ask(call, None)?.park(entry))
 }
 
 /// Goes on with it after a wait.
@@ -93,11 +100,11 @@ pub fn resume(entry: &Entry, waited: Waited) -> Result<Step<Answered>, NoAnswer>
 }
 
 impl Question {
-    fn ask(call: Call) -> Result<Question, NoAnswer> {
+    fn ask(call: Call, descriptor: Option<OwnedFd>) -> Result<Question, NoAnswer> {
         let bound = policy::get().patience_nanos.map(Moment::after);
         let packet = encode_packet(&ClientCall { tid: tid(), call });
-        let socket = sent(&packet, bound)?;
-        Ok(Question { packet, bound, socket })
+        let socket = sent(&packet, descriptor.as_ref(), bound)?;
+        Ok(Question { packet, descriptor, bound, socket })
     }
 
     fn park<T>(self, entry: &Entry) -> Step<T> {
@@ -121,7 +128,7 @@ impl Question {
             Some(answered) => Ok(Ok(answered)),
             None => {
                 pause();
-                self.socket = sent(&self.packet, self.bound)?;
+                self.socket = sent(&self.packet, self.descriptor.as_ref(), self.bound)?;
                 Ok(Err(self))
             }
         }
@@ -129,10 +136,14 @@ impl Question {
 }
 
 /// A connection over which the packet has gone.
-fn sent(packet: &[u8], bound: Option<Moment>) -> Result<Socket, NoAnswer> {
+fn sent(
+    packet: &[u8],
+    descriptor: Option<&OwnedFd>,
+    bound: Option<Moment>,
+) -> Result<Socket, NoAnswer> {
     loop {
         let socket = Socket::adopt(connected(bound)?);
-        if send_packet(&socket, packet) {
+        if send_packet(&socket, packet, descriptor) {
             return Ok(socket);
         }
         if bound.is_some_and(|bound| bound.left() == 0) {
@@ -146,7 +157,8 @@ fn sent(packet: &[u8], bound: Option<Moment>) -> Result<Socket, NoAnswer> {
 /// way.
 pub fn tell(call: Call) {
     if let Ok(socket) = connected(Some(Moment::after(PAUSE_NANOS))) {
-        send_packet(&Socket::adopt(socket), &encode_packet(&ClientCall { tid: tid(), call }));
+        let packet = encode_packet(&ClientCall { tid: tid(), call });
+        send_packet(&Socket::adopt(socket), &packet, None);
     }
 }
 
@@ -176,10 +188,15 @@ fn connected(bound: Option<Moment>) -> Result<OwnedFd, NoAnswer> {
     }
 }
 
-fn send_packet(socket: &Socket, packet: &[u8]) -> bool {
-    let mut nothing = SendAncillaryBuffer::default();
+fn send_packet(socket: &Socket, packet: &[u8], descriptor: Option<&OwnedFd>) -> bool {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.map(AsFd::as_fd);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors.as_slice())) {
+        return false;
+    }
     let packet = [IoSlice::new(packet)];
-    sendmsg(socket.fd(), &packet, &mut nothing, SendFlags::NOSIGNAL).is_ok()
+    sendmsg(socket.fd(), &packet, &mut control, SendFlags::NOSIGNAL).is_ok()
 }
 
 /// The answer, unless the connection ended without one, or speaks another protocol.

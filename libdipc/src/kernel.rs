@@ -9,6 +9,9 @@ use std::mem::transmute;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+pub mod memory;
+pub mod signals;
+
 /// A function of libc, behind ours of the same name.
 pub struct Real {
     address: AtomicPtr<c_void>,
@@ -85,6 +88,19 @@ pub fn look_up_all() {
         &SEMOP,
         &SEMTIMEDOP,
         &SEMCTL,
+        &memory::SHMGET,
+        &memory::SHMAT,
+        &memory::SHMDT,
+        &memory::SHMCTL,
+        &memory::MMAP,
+        &memory::MUNMAP,
+        &memory::MREMAP,
+        &memory::MPROTECT,
+        &memory::MADVISE,
+        &signals::SIGACTION,
+        &signals::SIGPROCMASK,
+        &signals::PTHREAD_SIGMASK,
+        &signals::SIGNAL,
         &FTOK,
         &UNSHARE,
         &SETNS,

@@ -1,24 +1,30 @@
-//! `struct msqid_ds` and `struct semid_ds` as the kernel and the C libraries of x86-64 lay them
-//! out, byte by byte: they are read from and written to a program's memory.
+//! `struct msqid_ds`, `struct semid_ds` and `struct shmid_ds` as the kernel and the C libraries of
+//! x86-64 lay them out, byte by byte: they are read from and written to a program's memory.
 #![forbid(unsafe_code)]
 
 use dipc_wire::ids::Key;
-use dipc_wire::sysv::{Change, Perm, QueueStat, SetStat};
+use dipc_wire::sysv::{Change, Perm, QueueStat, SegmentStat, SetStat};
 
 /// Bytes of `struct msqid_ds`.
 pub const QUEUE_BYTES: usize = 120;
 /// Bytes of `struct semid_ds`.
 pub const SET_BYTES: usize = 104;
+/// Bytes of `struct shmid_ds`.
+pub const SEGMENT_BYTES: usize = 112;
 
 /// Where the last sender's pid is in a queue's; the last receiver's follows.
 const QUEUE_PIDS: usize = 96;
 const QUEUE_BYTES_ALLOWED: usize = 88;
+const SEGMENT_SIZE: usize = 48;
+const SEGMENT_PIDS: usize = 80;
+const SEGMENT_ATTACHED: usize = 88;
 const OWNER: usize = 4;
 const GROUP: usize = 8;
 const MODE: usize = 20;
 
 const _: () = assert!(size_of::<libc::msqid_ds>() == QUEUE_BYTES);
 const _: () = assert!(size_of::<libc::semid_ds>() == SET_BYTES);
+const _: () = assert!(size_of::<libc::shmid_ds>() == SEGMENT_BYTES);
 
 fn put<const N: usize>(out: &mut [u8], at: usize, bytes: [u8; N]) {
     out[at..at + N].copy_from_slice(&bytes);
@@ -61,6 +67,26 @@ pub fn set(stat: &SetStat) -> [u8; SET_BYTES] {
     out
 }
 
+/// A segment's state as `IPC_STAT` gives it.
+pub fn segment(stat: &SegmentStat) -> [u8; SEGMENT_BYTES] {
+    let mut out = [0; SEGMENT_BYTES];
+    put_perm(&mut out, &stat.perm);
+    put(&mut out, SEGMENT_SIZE, stat.bytes.to_ne_bytes());
+    for (index, time) in [stat.atime, stat.dtime, stat.ctime].into_iter().enumerate() {
+        put(&mut out, 56 + 8 * index, time.to_ne_bytes());
+    }
+    put(&mut out, SEGMENT_PIDS, stat.cpid.to_ne_bytes());
+    put(&mut out, SEGMENT_PIDS + 4, stat.lpid.to_ne_bytes());
+    put(&mut out, SEGMENT_ATTACHED, stat.nattch.to_ne_bytes());
+    out
+}
+
+/// A segment's size.
+pub fn segment_size(bytes: &[u8; SEGMENT_BYTES]) -> usize {
+    let field = bytes[SEGMENT_SIZE..].first_chunk();
+    usize::from_ne_bytes(*field.expect("the struct ends behind it"))
+}
+
 /// Replaces an object's key.
 pub fn put_key(out: &mut [u8], key: Key) {
     put(out, 0, key.0.to_ne_bytes());
@@ -85,7 +111,7 @@ pub fn queue_change(bytes: &[u8; QUEUE_BYTES]) -> Change {
     Change { qbytes, ..set_change(bytes) }
 }
 
-/// What `IPC_SET` takes from a set's.
+/// What `IPC_SET` takes from a set's or a segment's.
 pub fn set_change(bytes: &[u8]) -> Change {
     let (uid, gid, mode) = (word(bytes, OWNER), word(bytes, GROUP), word(bytes, MODE));
     Change { uid, gid, mode, qbytes: 0 }
@@ -114,6 +140,13 @@ mod tests {
         assert_eq!(offset_of!(libc::semid_ds, sem_otime), 48);
         assert_eq!(offset_of!(libc::semid_ds, sem_ctime), 64);
         assert_eq!(offset_of!(libc::semid_ds, sem_nsems), 80);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_segsz), SEGMENT_SIZE);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_atime), 56);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_dtime), 64);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_ctime), 72);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_cpid), SEGMENT_PIDS);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_lpid), SEGMENT_PIDS + 4);
+        assert_eq!(offset_of!(libc::shmid_ds, shm_nattch), SEGMENT_ATTACHED);
     }
 
     #[test]
@@ -127,5 +160,7 @@ mod tests {
         assert_eq!((word(&bytes, 0) as i32, queue_pids(&bytes)), (-5, [10, 11]));
         let stat = SetStat { perm, nsems: 3, ..SetStat::default() };
         assert_eq!(set_change(&set(&stat)), Change { uid: 2, gid: 3, mode: 0o640, qbytes: 0 });
+        let stat = SegmentStat { perm, bytes: 4097, ..SegmentStat::default() };
+        assert_eq!(segment_size(&segment(&stat)), 4097);
     }
 }

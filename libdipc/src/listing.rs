@@ -1,4 +1,4 @@
-//! The listing commands of msgctl and semctl, as `ipcs` uses them: `*_INFO` tells the highest
+//! The listing commands of the `*ctl` calls, as `ipcs` uses them: `*_INFO` tells the highest
 //! index, `*_STAT` the object at one. The kernel's objects stand at the kernel's indexes, below
 //! 0x8000; for a program that has opted in the distributed ones of the whole cluster follow from
 //! there, and the kernel's own objects behind those whose home is here are not shown.
@@ -14,8 +14,9 @@ use dipc_wire::sysv::SysvError;
 
 use crate::boundary::{Entry, attempt, call, fail};
 use crate::route::Known;
+use crate::sys::memory::PAGE_BYTES;
 use crate::sys::{read_program, write_program};
-use crate::{client, kernel, layout, names, queues, route, sets};
+use crate::{client, kernel, layout, names, queues, route, segments, sets};
 
 /// See msgctl(2).
 pub const MSG_STAT: c_int = 11;
@@ -29,6 +30,12 @@ pub const SEM_STAT: c_int = 18;
 pub const SEM_INFO: c_int = 19;
 /// See semctl(2).
 pub const SEM_STAT_ANY: c_int = 20;
+/// See shmctl(2).
+pub const SHM_STAT: c_int = 13;
+/// See shmctl(2).
+pub const SHM_INFO: c_int = 14;
+/// See shmctl(2).
+pub const SHM_STAT_ANY: c_int = 15;
 
 /// The first index of a distributed object: the kernel's end below (IPCMNI).
 const INDEX_FIRST: c_int = 0x8000;
@@ -57,6 +64,17 @@ pub fn sets(id: c_int, number: c_int, buffer: usize) -> c_int {
     highest(Kind::Set, kernel::semctl(id, number, SEM_INFO, buffer), buffer, |entry, remote| {
         let stat = sets::stat(entry, remote, StatCheck::AnyMode)?;
         Ok([(SEMUSZ, 1), (SEMAEM, stat.nsems)])
+    })
+}
+
+/// `SHM_INFO`: of what is used it counts segments and their pages.
+pub fn segments(id: c_int, buffer: usize) -> c_int {
+    const USED_IDS: usize = 0;
+    const SHM_TOT: usize = 2;
+    let kernels = kernel::memory::shmctl(id, SHM_INFO, buffer);
+    highest(Kind::Segment, kernels, buffer, |_, (id, _)| {
+        let stat = segments::stat(id, StatCheck::AnyMode)?;
+        Ok([(USED_IDS, 1), (SHM_TOT, stat.bytes.div_ceil(PAGE_BYTES as u64))])
     })
 }
 
@@ -193,6 +211,22 @@ pub fn queue(index: c_int, buffer: usize, check: StatCheck) -> c_int {
             Known::Here(kernel) => queues::stat_here(id, kernel, check)?,
         };
         write_program(buffer, &bytes)?;
+        Ok(id.raw())
+    })
+}
+
+/// `SHM_STAT` and `SHM_STAT_ANY`. No segment of the kernel's stands behind one of ours.
+pub fn segment(index: c_int, buffer: usize, check: StatCheck) -> c_int {
+    let command = match check {
+        StatCheck::ReadPermission => SHM_STAT,
+        StatCheck::AnyMode => SHM_STAT_ANY,
+    };
+    if index < INDEX_FIRST || !names::has_opted_in() {
+        return kernel::memory::shmctl(index, command, buffer);
+    }
+    call(|entry| {
+        let (id, _) = at(entry, Kind::Segment, index)?;
+        write_program(buffer, &layout::segment(&segments::stat(id, check)?))?;
         Ok(id.raw())
     })
 }

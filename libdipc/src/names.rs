@@ -23,8 +23,9 @@ pub fn has_opted_in() -> bool {
         || boundary::attempt(|_| Ok(policy::get().distributes_by_key())) == Ok(true)
 }
 
-/// A `*get`; `None` if the object is the kernel's. `size` counts the semaphores of a set.
-pub fn get(kind: Kind, key: c_int, flags: c_int, size: c_int) -> Option<c_int> {
+/// A `*get`; `None` if the object is the kernel's. `size` counts the semaphores of a set or the
+/// bytes of a segment.
+pub fn get(kind: Kind, key: c_int, flags: c_int, size: u64) -> Option<c_int> {
     let key = Key(key);
     let got = boundary::serve(
         Point::Other,
@@ -49,12 +50,11 @@ fn ask(
     kind: Kind,
     key: Key,
     flags: c_int,
-    size: c_int,
+    size: u64,
 ) -> Result<Step<Got>, SysvError> {
-    if !policy::get().is_distributed(key, flags) {
+    if !policy::get().is_distributed(kind, key, flags) {
         return Ok(Step::Done(Got::Kernels));
     }
-    let size = u64::try_from(size).map_err(|_| SysvError::EINVAL)?;
     let nonce = Nonce(sys::random());
     let flags = flags & (IPC_CREAT | IPC_EXCL | PERMISSIONS);
     got(kind, key, client::begin(entry, Call::Get { kind, key, flags, size, nonce }))

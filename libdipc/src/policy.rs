@@ -9,7 +9,7 @@
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 
-use dipc_wire::ids::Key;
+use dipc_wire::ids::{Key, Kind};
 use dipc_wire::sysv::IPC_DIPC;
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 
@@ -82,6 +82,16 @@ pub enum Ftok {
     Path,
 }
 
+/// What bit 00010000 of shmget's flags means, which is `SHM_NORESERVE` to today's kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Noreserve {
+    /// `IPC_DIPC`, as for the other kinds.
+    #[default]
+    Dipc,
+    /// What the kernel says.
+    Local,
+}
+
 /// What holds for this program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -89,8 +99,12 @@ pub struct Policy {
     keys: Keys,
     /// How ftok works.
     pub ftok: Ftok,
+    /// What the bit of `IPC_DIPC` means to shmget.
+    noreserve: Noreserve,
     /// How long a call to dipcd may take; `None` has no bound.
     pub patience_nanos: Option<u64>,
+    /// How long an operation at another home may take, its waiting included; `None` has no bound.
+    pub operation_nanos: Option<u64>,
 }
 
 impl Default for Policy {
@@ -98,7 +112,9 @@ impl Default for Policy {
         Policy {
             keys: Keys::default(),
             ftok: Ftok::Native,
+            noreserve: Noreserve::Dipc,
             patience_nanos: patience(GET_TIMEOUT_MS),
+            operation_nanos: None,
         }
     }
 }
@@ -113,8 +129,9 @@ pub fn get() -> &'static Policy {
 
 impl Policy {
     /// Whether a `*get` with these arguments means a distributed object.
-    pub fn is_distributed(&self, key: Key, flags: i32) -> bool {
-        flags & IPC_DIPC != 0 || self.keys.contains(key)
+    pub fn is_distributed(&self, kind: Kind, key: Key, flags: i32) -> bool {
+        let is_noreserve = kind == Kind::Segment && self.noreserve == Noreserve::Local;
+        flags & IPC_DIPC != 0 && !is_noreserve || self.keys.contains(key)
     }
 
     /// Whether any key is distributed without the flag.
@@ -127,8 +144,14 @@ impl Policy {
             ("keys", list) => self.keys = Keys::parse(list).unwrap_or_default(),
             ("ftok", "path") => self.ftok = Ftok::Path,
             ("ftok", _) => self.ftok = Ftok::Native,
+            ("shm_noreserve", "local") => self.noreserve = Noreserve::Local,
+            ("shm_noreserve", _) => self.noreserve = Noreserve::Dipc,
             ("get_timeout_ms", number) => {
                 self.patience_nanos = patience(number.parse().unwrap_or(GET_TIMEOUT_MS));
+            }
+            ("worker_timeout_ms", number) => {
+                let bound = number.parse().ok().filter(|bound: &u64| *bound > 0);
+                self.operation_nanos = bound.map(|bound| bound.saturating_mul(1_000_000));
             }
             _ => {}
         }
@@ -252,12 +275,16 @@ mod tests {
     #[test]
     fn sections_hold_for_their_program() {
         let text = "keys = 1 # one\nnew = thing\nget_timeout_ms = 0\n\
-                    [program /bin/a]\nkeys = 2\nftok = path\n[program /bin/b]\nkeys = none\n";
+                    [program /bin/a]\nkeys = 2\nftok = path\n[program /bin/b]\nkeys = none\n\
+                    shm_noreserve = local\n";
         let (a, b) = (Policy::parse(text, "/bin/a"), Policy::parse(text, "/bin/b"));
-        assert!(a.is_distributed(Key(2), 0) && !a.is_distributed(Key(1), 0));
+        let (queue, segment) = (Kind::Queue, Kind::Segment);
+        assert!(a.is_distributed(queue, Key(2), 0) && !a.is_distributed(queue, Key(1), 0));
+        assert!(a.is_distributed(segment, Key(9), IPC_DIPC));
+        assert!(!b.is_distributed(segment, Key(9), IPC_DIPC), "SHM_NORESERVE");
         assert_eq!((a.ftok, a.patience_nanos), (Ftok::Path, None));
-        assert!(!b.distributes_by_key() && b.is_distributed(Key(9), IPC_DIPC));
+        assert!(!b.distributes_by_key() && b.is_distributed(queue, Key(9), IPC_DIPC));
         let other = Policy::parse(text, "/bin/c");
-        assert!(other.is_distributed(Key(1), 0) && other.ftok == Ftok::Native);
+        assert!(other.is_distributed(queue, Key(1), 0) && other.ftok == Ftok::Native);
     }
 }

@@ -23,7 +23,11 @@ use crate::sys::{self, WaitBy, Waited};
 use crate::thread::{Awaited, Parked, State, Thread};
 use crate::time::Moment;
 use crate::wire::{OpenError, Wire};
-use crate::{client, log, slots};
+use crate::{client, log, policy, slots};
+
+/// How long home may take to answer when an operation is cancelled because its time is up: then it
+/// is left for good, whatever became of it.
+const CANCEL_NANOS: u64 = 2_000_000_000;
 
 /// Wires that may break one after the other before an operation is given up with `EIO`.
 const WIRES_MAX: u32 = 100;
@@ -42,6 +46,7 @@ pub struct Pending {
     wire: Wire,
     seq: Seq,
     patience: Patience,
+    bound: Option<Moment>,
 }
 
 /// The calling thread's wire to one home, for one operation.
@@ -53,6 +58,8 @@ pub struct Session {
     seq: Seq,
     /// Set once it is cancelled: what the program will be told.
     stopped: Option<SysvError>,
+    /// When it has taken long enough (`employer_worker_timeout`).
+    bound: Option<Moment>,
 }
 
 impl Session {
@@ -82,7 +89,7 @@ impl Session {
     }
 
     fn on(thread: &'static Thread, wire: Wire, seq: Seq) -> Session {
-        Session { thread, wire: Some(wire), seq, stopped: None }
+        Session { thread, wire: Some(wire), seq, stopped: None, bound: None }
     }
 
     /// How home wants to be spoken to.
@@ -93,6 +100,7 @@ impl Session {
     /// Makes the request.
     pub fn prepare(&mut self, op: Op, raw: &[u8]) -> Result<(), SysvError> {
         self.seq = self.wire()?.prepare(op, raw);
+        self.bound = policy::get().operation_nanos.map(Moment::after);
         Ok(())
     }
 
@@ -122,12 +130,13 @@ impl Session {
         let Some(Parked { awaited: Awaited::Reply(pending), .. }) = entry.thread.unpark() else {
             return Err(SysvError::EINTR); // a child, forked by a handler
         };
-        let Pending { wire, seq, patience } = pending;
+        let Pending { wire, seq, patience, bound } = pending;
         let mut session = Session::on(entry.thread, wire, seq);
+        session.bound = bound;
         session.stopped = match waited {
             Waited::Ready => None,
             Waited::Interrupted => Some(SysvError::EINTR),
-            Waited::TimedOut => Some(SysvError::EAGAIN),
+            Waited::TimedOut => Some(session.time_is_up(patience)),
         };
         if session.stopped.is_some() {
             let sent = session.wire()?.send(&Request::Cancel { seq });
@@ -149,11 +158,31 @@ impl Session {
             Patience::Message => (WaitBy::Poll, None),
             Patience::Semaphore(until) => (wire.epoll().map_or(WaitBy::Poll, WaitBy::Epoll), until),
         };
+        let until = until.into_iter().chain(self.bound).min();
         let wait = Wait { fd: wire.number(), by, until };
         let (frame, cancellation) = (entry.frame, entry.cancellation);
-        let awaited = Awaited::Reply(Pending { wire, seq, patience });
+        let awaited = Awaited::Reply(Pending { wire, seq, patience, bound: self.bound });
         entry.thread.park(Parked { frame, cancellation, awaited });
         Ok(Step::Wait(wait))
+    }
+
+    /// A wait has come to its end: the program's own, or that of `employer_worker_timeout`. The
+    /// answer to the cancellation is waited for a little longer.
+    fn time_is_up(&mut self, patience: Patience) -> SysvError {
+        let own = matches!(patience, Patience::Semaphore(Some(until)) if until.left() == 0);
+        if let Some(bound) = &mut self.bound {
+            *bound = Moment::after(CANCEL_NANOS);
+        }
+        if own { SysvError::EAGAIN } else { SysvError::ETIMEDOUT }
+    }
+
+    /// `ETIMEDOUT` once the operation has taken long enough: what home still does with it is undone
+    /// when this session's next operation comes, or its process ends.
+    fn check_bound(&mut self) -> Result<(), SysvError> {
+        match self.bound {
+            Some(bound) if bound.left() == 0 => Err(self.lose(SysvError::ETIMEDOUT)),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the reply of an operation that home answers now.
@@ -165,7 +194,9 @@ impl Session {
             if let Some(outcome) = self.reply()? {
                 return self.finish(outcome, read);
             }
-            let received = self.wire()?.wait_and_receive();
+            self.check_bound()?;
+            let bound = self.bound;
+            let received = self.wire()?.wait_and_receive(bound);
             self.repaired(received)?;
         }
     }
@@ -206,6 +237,7 @@ impl Session {
             return Ok(());
         }
         for _ in 0..WIRES_MAX {
+            self.check_bound()?;
             match self.wire()?.reopen() {
                 Ok(()) if self.ask_again().is_ok() => return Ok(()),
                 Ok(()) | Err(OpenError::Broken | OpenError::Refused(SysvError::EAGAIN)) => {
@@ -266,7 +298,7 @@ impl Session {
                         return Ok(true);
                     }
                 }
-                Ok(None) if wire.wait_and_receive().is_ok() => {}
+                Ok(None) if wire.wait_and_receive(None).is_ok() => {}
                 Ok(None) | Err(Broken) => return Ok(false),
             }
         }

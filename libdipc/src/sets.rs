@@ -28,7 +28,11 @@ const SETALL: c_int = 17;
 
 /// semget(2).
 pub fn get(key: c_int, count: c_int, flags: c_int) -> c_int {
-    names::get(Kind::Set, key, flags, count).unwrap_or_else(|| kernel::semget(key, count, flags))
+    let natively = || kernel::semget(key, count, flags);
+    match u64::try_from(count) {
+        Ok(size) => names::get(Kind::Set, key, flags, size).unwrap_or_else(natively),
+        Err(_) => natively(), // EINVAL, whatever the key
+    }
 }
 
 /// semop(2) and semtimedop(2) on a set at another home; `timeout` is the address of a timespec, or

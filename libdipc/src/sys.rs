@@ -15,6 +15,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+pub mod helper;
+pub mod memory;
+pub mod signals;
+
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
     fn secure_getenv(name: *const std::ffi::c_char) -> *const std::ffi::c_char;
@@ -189,6 +193,22 @@ fn epoll_wait(number: c_long, epoll: RawFd, mask: Mask, nanos: Option<u64>) -> R
     unsafe { raw(number, [epoll, event, 1, time, &raw const mask as usize, 8]) }
 }
 
+/// Sleeps while the word is `value`; may return earlier. Of this process alone.
+pub fn futex_wait(word: &AtomicU32, value: u32) {
+    let operation = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+    // SAFETY: the word outlives the call; no time-out is given.
+    let _ = unsafe {
+        raw(libc::SYS_futex, [word.as_ptr() as usize, operation, value as usize, 0, 0, 0])
+    };
+}
+
+/// Wakes one of those that sleep on the word.
+pub fn futex_wake(word: &AtomicU32) {
+    let operation = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
+    // SAFETY: the word outlives the call.
+    let _ = unsafe { raw(libc::SYS_futex, [word.as_ptr() as usize, operation, 1, 0, 0, 0]) };
+}
+
 /// The descriptor with a number, which the program may have closed or used again.
 pub fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
     // SAFETY: the borrow is used for one system call, to which a descriptor that is not open is an
@@ -326,6 +346,10 @@ pub struct Process {
     pub joined: AtomicU32,
     /// Where the `done` page is mapped.
     pub done_page: AtomicPtr<u64>,
+    /// How far the helper of the mprotect trap is; `trap::helper` knows the values.
+    pub helper: AtomicU32,
+    /// The helper's number; the kernel puts 0 here when its stack is free again.
+    helper_tid: AtomicU32,
 }
 
 /// This process's own memory.
@@ -384,13 +408,17 @@ pub fn store_done(slot: usize, seq: u64) {
     unsafe { AtomicU64::from_ptr(place) }.store(seq, Ordering::Release);
 }
 
-/// Registers functions of ours with the C library: what a forked child begins with, and what runs
-/// when a thread ends that [`on_thread_exit`] was told of. Called once, from the constructor.
-pub fn register(child: extern "C" fn(), thread_exit: extern "C" fn(*mut c_void)) {
+/// What runs around fork: before it, after it, and in the child.
+pub type AroundFork = [extern "C" fn(); 3];
+
+/// Registers functions of ours with the C library: what runs around fork, and when a thread ends
+/// that [`on_thread_exit`] was told of. Called once, from the constructor.
+pub fn register(fork: AroundFork, thread_exit: extern "C" fn(*mut c_void)) {
     // SAFETY: nothing has been allocated in this library yet, which is all it asks for.
     unsafe { dlmalloc::enable_alloc_after_fork() };
-    // SAFETY: the handler lives as long as this library, which is never unloaded.
-    unsafe { libc::pthread_atfork(None, None, Some(child)) };
+    let [before, after, child] = fork.map(|handler| handler as unsafe extern "C" fn());
+    // SAFETY: the handlers live as long as this library, which is never unloaded.
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(child)) };
     let mut key = 0;
     // SAFETY: the key is written to this frame; the destructor lives as long as the library.
     let result = unsafe { libc::pthread_key_create(&mut key, Some(thread_exit)) };

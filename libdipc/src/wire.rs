@@ -90,10 +90,14 @@ impl Wire {
         self.connection.receive()
     }
 
-    /// Waits until something arrives, undisturbed by signals, and takes it.
-    pub fn wait_and_receive(&mut self) -> Result<(), Broken> {
-        sys::wait(self.number(), WaitBy::Poll, Mask::ALL, None);
-        self.receive()
+    /// Waits until something arrives, undisturbed by signals, and takes it; or until the bound,
+    /// and takes nothing.
+    pub fn wait_and_receive(&mut self, bound: Option<Moment>) -> Result<(), Broken> {
+        let left = bound.map(Moment::left);
+        match sys::wait(self.number(), WaitBy::Poll, Mask::ALL, left) {
+            Waited::TimedOut => Ok(()),
+            Waited::Ready | Waited::Interrupted => self.receive(),
+        }
     }
 
     /// The reply to operation `seq`, if it is all there; replies to others are dropped.

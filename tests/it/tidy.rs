@@ -21,7 +21,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "libdipc/src/sys.rs",
     "libdipc/src/sys/",
     "libdipc/src/kernel.rs",
-    "libdipc/src/trap.rs",
+    "libdipc/src/kernel/",
     "dipcd/src/sys/",
     "dipc-server/src/sys.rs",
     "dipcrm/src/sys.rs",
