@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod link;
+pub mod local;
 pub mod machine;
 pub mod maker;
 pub mod node;

@@ -2,12 +2,14 @@
 //! what they need and runs them; `--long` asks for the full counts.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod bad_input;
 mod differential_queues;
 mod differential_sets;
 mod exactly_once;
 mod examples;
 mod failures;
+mod floods;
 mod hello;
 mod many;
 mod semaphores;

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use dipc_wire::codec::{ByteOrder, encode_frame};
+use dipc_wire::codec::{ByteOrder, decode_frame, encode_frame, frame_length};
 use dipc_wire::ids::{Epoch, Incarnation, NodeId, Secret};
 use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 use dipc_wire::peer::PeerFrame;
@@ -81,6 +81,13 @@ pub fn shake_hands(node: &Node) -> (TcpStream, Sealer) {
     (stream, sealer)
 }
 
+/// Begins a link with a key: the preamble, and the first message of the handshake.
+pub fn begin_with(stream: &mut TcpStream, key: &[u8; 32]) {
+    let mut bytes = Preamble(Purpose::Link).encode().to_vec();
+    bytes.extend(record(&Handshake::initiator(&Secret(*key)).write()));
+    stream.write_all(&bytes).expect("dipcd reads");
+}
+
 /// A connection whose handshake has proven the key: the beginning of a link.
 pub struct Peer {
     /// The connection.
@@ -88,7 +95,10 @@ pub struct Peer {
     /// Protects what we say.
     pub sealer: Sealer,
     opener: Opener,
+    /// As it came, and out of its protection.
     came: Vec<u8>,
+    plain: Vec<u8>,
+    greeted: bool,
 }
 
 impl Peer {
@@ -103,7 +113,7 @@ impl Peer {
         let message = answer.last_chunk().expect("it is longer than that");
         handshake.read(message).expect("dipcd proves its key");
         let (sealer, opener) = handshake.finish(Cipher::AesGcm);
-        Peer { stream, sealer, opener, came: Vec::new() }
+        Peer { stream, sealer, opener, came: Vec::new(), plain: Vec::new(), greeted: false }
     }
 
     /// A peer that the referee has let in: a new node of the cluster at 127.0.0.1.
@@ -127,18 +137,28 @@ impl Peer {
         self.say_bytes(&bytes);
     }
 
-    /// Takes what comes until `bytes` bytes are there, out of their protection.
-    pub fn hear(&mut self, bytes: usize) -> Vec<u8> {
-        let (mut plain, mut buffer) = (Vec::new(), [0; 4096]);
-        while plain.len() < bytes {
+    /// The next frame that dipcd says. Its Hello is passed over.
+    pub fn hear(&mut self) -> PeerFrame {
+        let mut buffer = [0; 4096];
+        loop {
+            if self.greeted
+                && let Ok(Some(length)) = frame_length(ByteOrder::Little, &self.plain)
+                && self.plain.len() >= length
+            {
+                let frame: Vec<u8> = self.plain.drain(..length).collect();
+                return decode_frame(ByteOrder::Little, &frame).expect("dipcd says frames").0;
+            }
             let length = self.stream.read(&mut buffer).expect("dipcd speaks");
             assert!(length > 0, "dipcd has closed the link");
             self.came.extend_from_slice(&buffer[..length]);
-            while let Some(used) = self.opener.open(&self.came, &mut plain).expect("it is sealed") {
+            while let Some(used) = self.opener.open(&self.came, &mut self.plain).expect("sealed") {
                 self.came.drain(..used);
             }
+            if !self.greeted && self.plain.len() >= Hello::BYTES {
+                self.plain.drain(..Hello::BYTES);
+                self.greeted = true;
+            }
         }
-        plain
     }
 }
 
