@@ -128,8 +128,7 @@ impl BackEnd {
                 return;
             }
         };
-        let most = self.daemon.config().user_limits.clients as usize;
-        let Some(_share) = self.shares.take(peer.uid, most) else {
+        let Some(_share) = self.shares.take(peer.uid, self.daemon.user_share()) else {
             let reason = "refused: user_clients_max is reached";
             self.daemon.refusals.of_program(peer.pid, peer.uid, reason);
             answer(connection, &Answer::Refused(SysvError::ENOSPC), None);

@@ -319,7 +319,7 @@ impl Service<'_> {
     /// `ENOMEM` for one more of what the caller's user has so many already; one that takes the
     /// place of another is none more.
     fn check_share(&self, has: usize, in_place: bool) -> Result<(), SysvError> {
-        if in_place || has < self.daemon.config().user_limits.clients as usize {
+        if in_place || has < self.daemon.user_share() {
             return Ok(());
         }
         let reason = "refused: user_clients_max is reached";

@@ -82,6 +82,8 @@ pub struct Daemon {
     pub started: Instant,
     /// Who was turned away lately.
     pub refusals: Refusals,
+    /// How many descriptors this process may have.
+    pub(crate) descriptors: u64,
     pub(crate) config: RwLock<Arc<Config>>,
     pub(crate) allow: RwLock<AllowList>,
     pub(crate) pids: Pids,
@@ -263,9 +265,16 @@ impl Daemon {
         Ok(terms)
     }
 
+    /// How much of each thing one user may have: `user_clients_max`, and no more than an eighth of
+    /// our descriptors, of which a call takes two, a process two, and a wire one.
+    pub fn user_share(&self) -> usize {
+        let eighth = usize::try_from(self.descriptors / 8).unwrap_or(usize::MAX);
+        eighth.min(self.config().user_limits.clients as usize)
+    }
+
     /// `ENOMEM` for a program whose account, or whose node, has its share of stand-ins already.
     fn check_share(&self, stand_in: &StandIn) -> Result<(), SysvError> {
-        if self.stand_ins.has_room(stand_in, self.config().user_limits.clients) {
+        if self.stand_ins.has_room(stand_in, self.config().user_limits.clients as usize) {
             return Ok(());
         }
         let ClientId { node, pid, .. } = stand_in.client;

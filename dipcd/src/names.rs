@@ -220,7 +220,7 @@ mod tests {
     use dipc_core::referee::PARKED_MAX;
     use dipc_wire::codec::ByteOrder;
     use dipc_wire::ids::{Epoch, Incarnation, ObjectId, Req};
-    use dipc_wire::peer::{PeerFrame, Standing};
+    use dipc_wire::peer::{Member, PeerFrame, Standing};
     use dipc_wire::preamble::{TransferMode, Transport};
 
     fn hello(node: NodeId) -> Hello {
@@ -244,10 +244,11 @@ mod tests {
     fn this_node_links_again_when_it_has_asked_too_much() {
         let links = Links::new(unbounded().0);
         let bounds = Config { claim_timeout_ms: None, node_timeout_ms: 5_000 };
-        let mut record = Record::default();
+        let (own, other) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        let member = |node, address| Member { node, address, standing: Standing::Member };
         let elsewhere = "192.0.2.2:4750".parse().unwrap();
-        let own = record.add(hello(NodeId::NONE).address, Standing::Member).unwrap();
-        record.add(elsewhere, Standing::Member).unwrap();
+        let members = vec![member(own, hello(own).address), member(other, elsewhere)];
+        let record = Record { members, ..Record::default() };
         // The other node has not reported yet, so everything is parked.
         let (referee, _) = Referee::start(record, bounds, 0);
         let mut state = State { referee, links: HashMap::new() };
@@ -262,7 +263,8 @@ mod tests {
             let effects = state.referee.step(0, Event::Frame { link: first, frame });
             breaks.extend(effects.into_iter().filter(|e| matches!(e, Effect::Break { .. })));
         }
-        assert!(matches!(breaks[..], [Effect::Break { link, node, .. }] if link == first && node == own));
+        let broken = |link, node| link == first && node == own;
+        assert!(matches!(breaks[..], [Effect::Break { link, node, .. }] if broken(link, node)));
         let effects = relink(&links, hello(own), &mut state, first);
         let second = links.own_link();
         assert!(second != first && state.links.contains_key(&second));

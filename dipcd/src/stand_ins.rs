@@ -88,12 +88,12 @@ impl StandIns {
 
     /// Whether one more may be started: an account has its share of this dipcd, and so has a node,
     /// whatever accounts it vouches for.
-    pub fn has_room(&self, another: &StandIn, of_account: u32) -> bool {
+    pub fn has_room(&self, another: &StandIn, of_account: usize) -> bool {
         let table = self.table.lock();
         let running = || table.running.keys();
         let same_user = running().filter(|other| other.account.uid == another.account.uid).count();
         let same_node = running().filter(|other| other.client.node == another.client.node).count();
-        same_user < of_account as usize && same_node < STAND_INS_OF_NODE
+        same_user < of_account && same_node < STAND_INS_OF_NODE
     }
 
     /// One was started, or found in the keeper.

@@ -89,6 +89,7 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
         undertaker: Undertaker::new()?,
         keep,
         refusals: Refusals::default(),
+        descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         allow: RwLock::new(allow),
         pids: Pids::open(&config.state_dir)?,
         names: OnceLock::new(),
