@@ -33,6 +33,7 @@ use crate::home::{Home, Verdict};
 use crate::hosted::Hosted;
 use crate::keep::Keep;
 use crate::links::{Links, Unanswered};
+use crate::memory::Memory;
 use crate::metrics::{Counted, Counters};
 use crate::names::Names;
 use crate::pids::Pids;
@@ -71,7 +72,9 @@ pub struct Daemon {
     /// Ends that are waited for.
     pub undertaker: Undertaker,
     /// What outlives us.
-    pub keep: Keep,
+    pub keep: Arc<Keep>,
+    /// Segments on this node.
+    pub memory: Arc<Memory>,
     /// Where the configuration comes from.
     pub settings: Settings,
     /// What has happened, in numbers.
@@ -343,6 +346,7 @@ impl Daemon {
     /// A node is lost to us: our wires to it break, and its clients end here.
     pub fn lost(&self, node: NodeId) {
         self.counters.add(Counted::NodesLost);
+        self.memory.lost(self, node);
         let (wires, clients) = self.cut_off(node);
         tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
     }

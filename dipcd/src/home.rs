@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use dipc_core::referee::REPORT_OBJECTS_MAX;
 use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
@@ -94,7 +95,7 @@ struct Objects {
 /// The objects of this node.
 pub struct Home {
     /// What the kernel would know of segments.
-    pub segments: Segments,
+    pub segments: Arc<Segments>,
     objects: Mutex<Objects>,
     awaited: Mutex<HashMap<ObjectId, Sender<Verdict>>>,
 }
@@ -103,7 +104,7 @@ impl Home {
     /// Opens the table in `state_dir`, and drops what the kernel no longer has.
     pub fn open(state_dir: &Path) -> io::Result<Home> {
         let mut table = ObjectTable::open(state_dir)?;
-        let segments = Segments::open(state_dir)?;
+        let segments = Arc::new(Segments::open(state_dir)?);
         let mut made_by = HashMap::new();
         for record in table.iter()? {
             if view(&segments, &record).is_some() {

@@ -16,7 +16,7 @@ use dipc_wire::sysv::SysvError;
 use crate::accounts::{account_of, own_account};
 use crate::daemon::Daemon;
 use crate::home::{Look, Struck, Want};
-use crate::{control, succession};
+use crate::{control, memory, succession};
 
 /// Serves one frame from `from`. `living` gathers the pieces of its census.
 pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut HashSet<ClientId>) {
@@ -52,6 +52,10 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
                 }
             }
         }
+        PeerFrame::Attach { .. }
+        | PeerFrame::Detached { .. }
+        | PeerFrame::Control { .. }
+        | PeerFrame::Count { .. } => memory::calls::serve_peer(daemon, from, frame),
         PeerFrame::Status { .. } => control::serve_peer(daemon, from, frame),
         PeerFrame::Survey { ref caller, .. }
         | PeerFrame::Semaphores { ref caller, .. }
@@ -131,7 +135,8 @@ fn report(daemon: &Daemon, from: NodeId) {
 }
 
 /// We were believed lost: what lives here is void.
-fn void(daemon: &Daemon, from: NodeId) {
+fn void(daemon: &Arc<Daemon>, from: NodeId) {
+    memory::control::delete_all(daemon);
     match daemon.home.destroy_all() {
         Ok(count) => {
             tracing::warn!(op = "void", peer = %from, count, "the referee had declared us lost");

@@ -319,6 +319,7 @@ impl Running {
             let work = move || daemon.work(|| from(&daemon), &jobs);
             thread::Builder::new().name("link-worker".into()).stack_size(STACK_BYTES).spawn(work)
         };
+        daemon.memory.linked(node, &self.link);
         daemon.linked(node);
         let ended = match &worker {
             Ok(_) => self.read(daemon, node, &work),
@@ -329,6 +330,7 @@ impl Running {
         if daemon.links.remove(node, &self.link) {
             tracing::info!(op = "unlinked", peer = %node, reason = %ended);
         }
+        daemon.memory.unlinked(node, &self.link);
         daemon.unlinked(self.link.number);
         // A worker that panicked has ended the whole daemon.
         let _ = worker.map(|worker| worker.join());
@@ -342,9 +344,18 @@ impl Running {
     ) -> String {
         loop {
             match self.receiver.receive::<PeerFrame>() {
-                Ok(Some((frame, _))) if daemon.links.is_current(node, &self.link) => {
+                Ok(Some((frame, raw))) if daemon.links.is_current(node, &self.link) => {
                     daemon.links.heard(node);
-                    daemon.receive(node, self.link.number, frame, work);
+                    let (memory, link) = (&daemon.memory, &self.link);
+                    match frame {
+                        PeerFrame::ToHome { id, replica, frame } => {
+                            memory.to_home(node, link, (id, replica), frame, raw);
+                        }
+                        PeerFrame::ToReplica { id, replica, frame } => {
+                            memory.to_replica(node, link, (id, replica), frame, raw);
+                        }
+                        frame => daemon.receive(node, link.number, frame, work),
+                    }
                 }
                 Ok(Some(_)) => return "replaced by a newer link".into(),
                 Ok(None) => return "closed".into(),

@@ -122,7 +122,7 @@ impl Table {
 
 /// The links of this node.
 pub struct Links {
-    me: AtomicU8,
+    me: Arc<AtomicU8>,
     referee: AtomicU8,
     last_number: AtomicU64,
     /// Frames of this node to itself, each with the number that our own link had when it was
@@ -139,7 +139,7 @@ impl Links {
     /// No link yet. `own` takes what this node says to itself.
     pub fn new(own: Sender<(LinkNo, PeerFrame)>) -> Links {
         Links {
-            me: AtomicU8::new(0),
+            me: Arc::default(),
             referee: AtomicU8::new(0),
             last_number: AtomicU64::new(1),
             own,
@@ -153,6 +153,16 @@ impl Links {
     /// A number for a new link.
     pub fn next_number(&self) -> LinkNo {
         LinkNo(self.last_number.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Where this node's number will stand, for who must not ask.
+    pub fn own_number(&self) -> Arc<AtomicU8> {
+        self.me.clone()
+    }
+
+    /// The link to a node, if there is one.
+    pub fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.table.lock().links.get(&node).cloned()
     }
 
     /// This node's number, [`NodeId::NONE`] before its first admission.

@@ -32,6 +32,7 @@ use crate::home::Home;
 use crate::hosted::{self, Hosted};
 use crate::keep::{Found, Keep};
 use crate::links::Links;
+use crate::memory::{self, Memory};
 use crate::metrics::{self, Counters};
 use crate::names::Names;
 use crate::pids::Pids;
@@ -77,17 +78,22 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
     let (own, own_frames) = crossbeam_channel::unbounded();
     let links = Links::new(own);
     links.set_me(lib.node()?);
+    let keep = Arc::new(keep);
+    let home = Home::open(&config.state_dir)?;
+    let memory = Memory::new(keep.clone(), home.segments.clone(), links.own_number());
+    memory.open_families()?;
     let daemon = Arc::new(Daemon {
         order: options.order,
         incarnation,
         node_key,
         road,
         links,
-        home: Home::open(&config.state_dir)?,
+        home,
         clients: Clients::default(),
         stand_ins: StandIns::default(),
         undertaker: Undertaker::new()?,
         keep,
+        memory,
         refusals: Refusals::default(),
         descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         allow: RwLock::new(allow),
@@ -244,6 +250,7 @@ fn recover(daemon: &Daemon, found: Found) -> io::Result<()> {
     let everyone: BTreeSet<_> =
         (1..=dipc_wire::limits::NODES_MAX).filter_map(dipc_wire::ids::NodeId::new).collect();
     let kept = daemon.clients.recover(&found, &everyone);
+    memory::recover::recover(daemon, &found)?;
     for (name, fd) in found {
         let watched = match name {
             Held::Client(client) => Watched::Client(client),
@@ -284,6 +291,8 @@ fn start_threads(
         daemon.links.remember(&daemon.lib.record_copy()?.members);
     }
     report_to_ourselves(daemon);
+    spawn(daemon, "pages", |daemon| daemon.memory.keep_time())?;
+    spawn(daemon, "segments", memory::errands::run)?;
     spawn(daemon, "ticker", tick)?;
     spawn(daemon, "sweeper", sweep)?;
     spawn(daemon, "front_end", move |daemon| front_end::run(daemon, &port))?;
@@ -329,6 +338,7 @@ fn tick(daemon: &Arc<Daemon>) {
         }
         daemon.dial_all();
         daemon.refusals.settle();
+        daemon.memory.nudge();
         daemon.pause(liveness.heartbeat);
     }
 }

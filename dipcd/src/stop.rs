@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::{metrics, policy};
+use crate::{memory, metrics, policy};
 
 /// How long other nodes may take to bury our clients, and our stand-ins to end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -30,6 +30,7 @@ pub fn stop(daemon: &Arc<Daemon>) {
     metrics::close(config.metrics.as_ref());
     end_clients(daemon);
     end_stand_ins(daemon);
+    memory::control::stop(daemon);
     match daemon.home.destroy_all() {
         Ok(0) => {}
         Ok(count) => tracing::warn!(op = "stop", count, "objects that lived here are gone"),

@@ -2,10 +2,21 @@
 //! spaces that map them, how access to their pages is given and taken away, and how pages travel.
 #![forbid(unsafe_code)]
 
+pub mod attach;
+pub mod calls;
+pub mod control;
+pub mod errands;
 pub mod families;
 pub mod files;
+pub mod frames;
+pub mod futexes;
 pub mod geometry;
+pub mod node;
+pub mod pager;
 pub mod process_maps;
 pub mod records;
+pub mod recover;
 pub mod segments;
 pub mod sleepers;
+
+pub use node::Memory;

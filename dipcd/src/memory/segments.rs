@@ -91,6 +91,8 @@ pub struct Controlled {
 pub struct Segments {
     dir: PathBuf,
     table: Mutex<HashMap<ObjectId, Segment>>,
+    /// How often somebody was admitted to each, in this life.
+    admitted: Mutex<HashMap<ObjectId, u64>>,
 }
 
 impl Segments {
@@ -108,7 +110,7 @@ impl Segments {
                 table.insert(id, segment);
             }
         }
-        Ok(Segments { dir, table: Mutex::new(table) })
+        Ok(Segments { dir, table: Mutex::new(table), admitted: Mutex::default() })
     }
 
     /// Makes one, as newseg of ipc/shm.c does. `cpid` is its creator's pid on its own node.
@@ -159,8 +161,15 @@ impl Segments {
             let may_write = permits(perm, 0o222, account);
             segment.stat.atime = now();
             segment.stat.lpid = pid;
+            *self.admitted.lock().entry(id).or_default() += 1;
             Ok((segment.stat.bytes, may_write))
         })
+    }
+
+    /// How often somebody was admitted to it: whoever deletes it knows by this whether somebody
+    /// came while he counted.
+    pub fn admissions(&self, id: ObjectId) -> u64 {
+        self.admitted.lock().get(&id).copied().unwrap_or(0)
     }
 
     /// An attachment has ended.
@@ -250,6 +259,7 @@ impl Segments {
         if self.table.lock().remove(&id).is_none() {
             return Ok(());
         }
+        self.admitted.lock().remove(&id);
         match fs::remove_dir_all(self.dir_of(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

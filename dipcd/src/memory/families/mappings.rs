@@ -261,6 +261,11 @@ impl Mappings {
         Ok(())
     }
 
+    /// Whether some of it gives SIGBUS.
+    pub fn is_poisoned(&self, span: Span) -> bool {
+        self.poisoned.lock().range(span.offset..span.end()).next().is_some()
+    }
+
     /// Maps pages that were poisoned and are there now.
     fn heal(self: &Arc<Self>, span: Span, protected: Protected) {
         let healed: Vec<u64> = {

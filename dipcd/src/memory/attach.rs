@@ -1,0 +1,396 @@
+//! `shmat`, `shmdt` and what comes with them: the calls of local programs, and at home the
+//! admission of attachments of every node.
+//!
+//! ```text
+//! Attach: who may it? (home) ─ the replica, new or known ─▶ file, number of the attachment
+//! Mapped: the file is where the program says ─▶ what the replica holds may be used there
+//! Unmapped, Moved, the end of an address space ─▶ home hears Detached; who has nothing left leaves
+//! ```
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dipc_core::{directory, replica};
+use dipc_wire::client::{Answer, AttachmentNo, Mm};
+use dipc_wire::ids::{ClientId, Kind, NodeId, ObjectId};
+use dipc_wire::keeper::{Account, SegmentFile};
+use dipc_wire::memory::Replica;
+use dipc_wire::peer::{Attachment, Caller, Located, PeerFrame};
+use dipc_wire::sysv::{SHM_RDONLY, SysvError};
+
+use super::families::Mappings;
+use super::geometry::Geometry;
+use super::node::{Attaching, Memory};
+use super::pager::bounds::Bounds;
+use super::pager::content::Contents;
+use super::pager::segment::{Locked, Segment};
+use super::segments::{Holder, Users};
+use crate::accounts::own_account;
+use crate::clock::Deadline;
+use crate::daemon::Daemon;
+use crate::links::{Links, Unanswered};
+
+/// Between two looks at whether a replica has left.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// An attachment between its two calls.
+pub struct Pending {
+    mm: Mm,
+    pid: u32,
+    mappings: Arc<Mappings>,
+    segment: Arc<Segment>,
+    _attaching: Attaching,
+}
+
+impl Pending {
+    /// Whether it is of this address space.
+    pub fn is_of(&self, mm: Mm) -> bool {
+        self.mm == mm
+    }
+}
+
+/// Who calls.
+pub struct Program<'a> {
+    /// Its pid.
+    pub pid: u32,
+    /// As its node vouches for it.
+    pub caller: &'a Caller,
+}
+
+/// `Call::Attach`.
+pub fn attach(
+    daemon: &Arc<Daemon>,
+    program: &Program<'_>,
+    mm: Mm,
+    id: ObjectId,
+    flags: i32,
+    deadline: Deadline,
+) -> Result<(Answer, Option<OwnedFd>), SysvError> {
+    let memory = &daemon.memory;
+    if !memory.families().is_of(mm, program.pid) {
+        tracing::warn!(op = "attach", pid = program.pid, "the address space is not its own");
+        return Err(SysvError::EINVAL);
+    }
+    let home = home_of(daemon, id, deadline)?;
+    let attaching = memory.begin_attach(id);
+    await_the_leaving(daemon, id, deadline)?;
+    let caller = program.caller;
+    let attachment = ask(daemon, home, caller, id, flags, deadline)?;
+    let (segment, mappings) = memory.enter(daemon, home, id, &attachment, (caller, flags))?;
+    let fd = mappings.file().for_program().map_err(|_| SysvError::ENOMEM)?;
+    let number = AttachmentNo(memory.last_attachment.fetch_add(1, Ordering::Relaxed) + 1);
+    let pid = program.pid;
+    let pending = Pending { mm, pid, mappings, segment, _attaching: attaching };
+    memory.pending.lock().insert(number, pending);
+    let may_write = attachment.may_write && flags & SHM_RDONLY == 0;
+    let answer = Answer::Attached { attachment: number, bytes: attachment.bytes, may_write };
+    Ok((answer, Some(fd)))
+}
+
+/// Which node is home to a segment.
+pub(super) fn home_of(
+    daemon: &Daemon,
+    id: ObjectId,
+    deadline: Deadline,
+) -> Result<NodeId, SysvError> {
+    if let Some(segment) = daemon.memory.find(id) {
+        return Ok(segment.home);
+    }
+    match daemon.home.find(id) {
+        Ok(Some(record)) if record.kind == Kind::Segment => return daemon.await_admission(),
+        Ok(Some(_)) => return Err(SysvError::EINVAL),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(op = "attach", %id, %error);
+            return Err(SysvError::EIO);
+        }
+    }
+    match daemon.ask_referee(deadline, |req| PeerFrame::Resolve { req, id }) {
+        Ok(PeerFrame::Resolved { found: Some(Located { kind, home, .. }), .. })
+            if kind == Kind::Segment && home != daemon.links.me() =>
+        {
+            Ok(home)
+        }
+        Ok(_) => Err(SysvError::EINVAL),
+        Err(Unanswered::TimedOut | Unanswered::Lost) => Err(SysvError::ETIMEDOUT),
+    }
+}
+
+/// Nobody attaches while a replica says goodbye: home could take the goodbye for the new one's.
+fn await_the_leaving(daemon: &Daemon, id: ObjectId, deadline: Deadline) -> Result<(), SysvError> {
+    let Some(segment) = daemon.memory.find(id) else { return Ok(()) };
+    let mut locked = segment.lock();
+    let numbers: Vec<_> = locked.state.replicas.keys().copied().collect();
+    for number in numbers {
+        locked.step_replica(number, replica::Event::Attached, &Contents::none());
+    }
+    while locked.state.replicas.values().any(|side| side.leaving) {
+        if deadline.is_over() || locked.state.dead {
+            return Err(SysvError::ETIMEDOUT);
+        }
+        locked.wait(deadline.left().min(LOOK));
+    }
+    Ok(())
+}
+
+/// What home says to an attachment.
+fn ask(
+    daemon: &Daemon,
+    home: NodeId,
+    caller: &Caller,
+    id: ObjectId,
+    flags: i32,
+    deadline: Deadline,
+) -> Result<Attachment, SysvError> {
+    if home == daemon.links.me() {
+        return admit(daemon, caller, &own_account(caller), id, flags);
+    }
+    let frame = |req| PeerFrame::Attach { req, caller: caller.clone(), id, flags };
+    match daemon.links.ask(home, deadline, frame) {
+        Ok(PeerFrame::Attached { outcome, .. }) => outcome,
+        Ok(_) => Err(SysvError::EIO),
+        Err(Unanswered::Lost) => Err(SysvError::EIDRM),
+        Err(Unanswered::TimedOut) => Err(SysvError::ETIMEDOUT),
+    }
+}
+
+/// At home: may this program attach, and which file does it map?
+pub fn admit(
+    daemon: &Daemon,
+    caller: &Caller,
+    account: &Account,
+    id: ObjectId,
+    flags: i32,
+) -> Result<Attachment, SysvError> {
+    let memory = &daemon.memory;
+    let pid = i32::try_from(caller.client.pid).unwrap_or(0);
+    let (bytes, may_write) = memory.homes.attach(id, flags, account, pid)?;
+    let segment = memory.at_home(id, &Bounds::of(&daemon.config()))?;
+    let node = caller.client.node;
+    let users = if may_write { Users::Writers } else { Users::Reader(caller.uid) };
+    let mut locked = segment.lock();
+    if locked.state.dead {
+        return Err(SysvError::EIDRM);
+    }
+    let replica = if node == daemon.links.me() && may_write {
+        Replica::HOME
+    } else {
+        join(&mut locked, &daemon.links, Holder { node, users })?
+    };
+    let unit_bytes = segment.geometry.unit_bytes;
+    Ok(Attachment { replica, bytes, unit_bytes, may_write })
+}
+
+/// The number of a node's file, new or known.
+fn join(locked: &mut Locked<'_>, links: &Links, holder: Holder) -> Result<Replica, SysvError> {
+    let id = locked.id();
+    let home = locked.state.home.as_mut().ok_or(SysvError::EIDRM)?;
+    let known = home.holders.iter().find(|(_, known)| **known == holder);
+    if let Some((replica, _)) = known {
+        return Ok(*replica);
+    }
+    let replica = home.machine.vacant().ok_or(SysvError::ENOMEM)?;
+    home.segments.add_replica(id, replica, holder)?;
+    home.holders.insert(replica, holder);
+    if !home.shared {
+        home.shared = true;
+        home.file.mappings.watch();
+    }
+    let Holder { node, .. } = holder;
+    locked.step_home(directory::Event::Joined { replica, node }, &Contents::none());
+    if node != links.me() {
+        match links.link(node) {
+            Some(link) => {
+                locked.is_by(node, &link);
+            }
+            None => locked.step_home(directory::Event::Unlinked { node }, &Contents::none()),
+        }
+    }
+    Ok(replica)
+}
+
+impl Memory {
+    /// The file that an admitted program maps, made ready if it is new here.
+    fn enter(
+        self: &Arc<Self>,
+        daemon: &Daemon,
+        home: NodeId,
+        id: ObjectId,
+        attachment: &Attachment,
+        caller: (&Caller, i32),
+    ) -> Result<(Arc<Segment>, Arc<Mappings>), SysvError> {
+        let geometry = Geometry::of(attachment.bytes, attachment.unit_bytes);
+        let geometry = geometry.ok_or(SysvError::EIO)?;
+        let segment = self.elsewhere(id, home, geometry);
+        let mut locked = segment.lock();
+        let number = attachment.replica;
+        if number == Replica::HOME {
+            let home = locked.state.home.as_ref().ok_or(SysvError::EIDRM)?;
+            let mappings = home.file.mappings.clone();
+            drop(locked);
+            return Ok((segment, mappings));
+        }
+        if !locked.state.replicas.contains_key(&number) {
+            let bounds = Bounds::of(&daemon.config());
+            let name = SegmentFile { id, home, replica: number };
+            let dir = self.homes.dir_of(id);
+            let opened = super::recover::write_geometry(&dir, &geometry)
+                .and_then(|()| self.new_file(name, geometry))
+                .and_then(|file| self.open_replica(&mut locked, &segment, number, file, &bounds));
+            opened.map_err(|error| {
+                tracing::error!(op = "attach", %id, %error);
+                SysvError::ENOMEM
+            })?;
+            locked.begin_links(number, daemon.links.link(home).as_ref());
+        }
+        let side = locked.state.replicas.get_mut(&number).ok_or(SysvError::EIO)?;
+        side.caller = Some((caller.0.clone(), caller.1));
+        let mappings = side.file.mappings.clone();
+        drop(locked);
+        Ok((segment, mappings))
+    }
+}
+
+/// `Call::Mapped`.
+pub fn mapped(
+    daemon: &Arc<Daemon>,
+    pid: u32,
+    attachment: AttachmentNo,
+    address: u64,
+) -> Result<Answer, SysvError> {
+    let memory = &daemon.memory;
+    let pending = {
+        let mut pending = memory.pending.lock();
+        match pending.get(&attachment) {
+            Some(known) if known.pid == pid => pending.remove(&attachment),
+            _ => None,
+        }
+    };
+    let pending = pending.ok_or(SysvError::EINVAL)?;
+    let Pending { mm, mappings, segment, .. } = &pending;
+    let refused = |error: std::io::Error| {
+        tracing::warn!(op = "mapped", pid, %error);
+        SysvError::EINVAL
+    };
+    let placed = memory.families().place(*mm, pid, mappings, address).map_err(refused)?;
+    let locked = segment.lock();
+    let held = locked.held(mappings).ok_or(SysvError::EIDRM)?;
+    let attached = memory.families().attach(placed, &held).map_err(refused);
+    drop(locked);
+    attached.map(|()| Answer::Done)
+}
+
+/// `Call::Unmapped` and `Call::Moved`: the address space is looked at.
+pub fn changed(
+    daemon: &Arc<Daemon>,
+    client: ClientId,
+    mm: Mm,
+    attachment: Option<AttachmentNo>,
+) -> Result<Answer, SysvError> {
+    let memory = &daemon.memory;
+    if let Some(number) = attachment {
+        let mut pending = memory.pending.lock();
+        if pending.get(&number).is_some_and(|known| known.pid == client.pid) {
+            let cancelled = pending.remove(&number);
+            // It settles the segment when it goes, which takes other locks.
+            drop(pending);
+            drop(cancelled);
+            return Ok(Answer::Done);
+        }
+    }
+    if !memory.families().is_of(mm, client.pid) {
+        tracing::warn!(op = "unmapped", pid = client.pid, "the address space is not its own");
+        return Err(SysvError::EINVAL);
+    }
+    let lost = memory.families().changed(mm);
+    detached(daemon, client, &lost);
+    Ok(Answer::Done)
+}
+
+/// These files have lost an attachment: their homes hear of it, and who has none left leaves.
+pub(super) fn detached(daemon: &Arc<Daemon>, client: ClientId, lost: &[Arc<Mappings>]) {
+    let memory = &daemon.memory;
+    let names = lost.iter().map(|mappings| mappings.file().name());
+    let segments: BTreeMap<ObjectId, NodeId> = names.map(|name| (name.id, name.home)).collect();
+    for (id, home) in segments {
+        if home == daemon.links.me() {
+            super::control::detached_at_home(daemon, id, client);
+        } else {
+            daemon.links.post(home, PeerFrame::Detached { id, client });
+        }
+        memory.settle(id);
+    }
+}
+
+/// Home has forgotten a replica whose programs live: it begins anew, empty, under the number that
+/// home gives it now. Where that cannot be, whoever touches it gets SIGBUS.
+pub(super) fn again(daemon: &Arc<Daemon>, id: ObjectId, number: Replica) {
+    let memory = &daemon.memory;
+    let Some(segment) = memory.find(id) else { return };
+    let _attaching = memory.begin_attach(id);
+    let caller = {
+        let locked = segment.lock();
+        locked.state.replicas.get(&number).and_then(|side| side.caller.clone())
+    };
+    let deadline = Deadline::after(daemon.timeouts().employer_referee);
+    let attachment = match &caller {
+        Some((caller, flags)) => ask(daemon, segment.home, caller, id, *flags, deadline),
+        // A dipcd that was restarted does not know them.
+        None => Err(SysvError::EIDRM),
+    };
+    let begun = attachment.and_then(|attachment| {
+        let bounds = Bounds::of(&daemon.config());
+        begin_again(daemon, &segment, number, attachment.replica, &bounds)
+    });
+    if let Err(refusal) = begun {
+        tracing::warn!(op = "attach", %id, ?refusal, "its programs get SIGBUS");
+        super::control::fail_replica(daemon, id, number);
+    }
+}
+
+fn begin_again(
+    daemon: &Daemon,
+    segment: &Segment,
+    from: Replica,
+    to: Replica,
+    bounds: &Bounds,
+) -> Result<(), SysvError> {
+    let memory = &daemon.memory;
+    let mut locked = segment.lock();
+    let side = locked.state.replicas.remove(&from).ok_or(SysvError::EIDRM)?;
+    let (id, home) = (segment.id, segment.home);
+    if from != to {
+        let name = |replica| SegmentFile { id, home, replica };
+        super::errands::rename_file(daemon, name(from), name(to), &side.file.file);
+    }
+    let caller = side.caller;
+    memory.open_replica(&mut locked, segment, to, side.file, bounds).map_err(|error| {
+        tracing::error!(op = "attach", %id, %error);
+        SysvError::ENOMEM
+    })?;
+    if let Some(side) = locked.state.replicas.get_mut(&to) {
+        side.caller = caller;
+    }
+    locked.begin_links(to, daemon.links.link(home).as_ref());
+    if let Some(side) = locked.state.replicas.get(&to) {
+        side.file.mappings.wake(side.file.file.span());
+    }
+    Ok(())
+}
+
+impl Locked<'_> {
+    /// What programs may do where in a file.
+    fn held(
+        &self,
+        mappings: &Arc<Mappings>,
+    ) -> Option<Vec<(super::files::Span, dipc_wire::memory::Access)>> {
+        match self.whose(mappings)? {
+            Replica::HOME => self.state.home.as_ref().map(|home| home.held()),
+            number => self.state.replicas.get(&number).map(|side| side.held()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The calls of local programs that are about memory, and what other nodes ask of a segment's home
+//! besides pages.
+#![forbid(unsafe_code)]
+
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use dipc_wire::client::{Answer, Call, Mm, Trap, Traps};
+use dipc_wire::ids::NodeId;
+use dipc_wire::memory::Access;
+use dipc_wire::peer::{Caller, PeerFrame};
+use dipc_wire::sysv::SysvError;
+
+use super::attach::{self, Program};
+use super::control;
+use super::families::{Families, Process};
+use crate::clock::Deadline;
+use crate::config::Trap as TrapEntry;
+use crate::daemon::Daemon;
+use crate::home_work;
+use crate::sys::credentials::{Peer, group_by_name};
+
+/// What a process with rights makes userfaultfds by.
+const DEVICE: &str = "/dev/userfaultfd";
+
+type Reply = (Answer, Option<OwnedFd>);
+
+/// Serves a call; `fd` came with it.
+pub fn serve(
+    daemon: &Arc<Daemon>,
+    peer: &Peer,
+    caller: impl FnOnce() -> Result<Caller, SysvError>,
+    call: &Call,
+    fd: Option<OwnedFd>,
+) -> Result<Reply, SysvError> {
+    let deadline = Deadline::after(daemon.timeouts().employer_referee);
+    let plain = |answer| Ok((answer, None));
+    match *call {
+        Call::HowToTrap => Ok(how_to_trap(daemon, peer)),
+        Call::Trap { trap, sentinel } => take(daemon, peer, trap, sentinel, fd).and_then(plain),
+        Call::Attach { mm, id, flags } => {
+            let caller = caller()?;
+            let program = Program { pid: peer.pid, caller: &caller };
+            attach::attach(daemon, &program, mm, id, flags, deadline)
+        }
+        Call::Mapped { attachment, address } => {
+            attach::mapped(daemon, peer.pid, attachment, address).and_then(plain)
+        }
+        Call::Unmapped { mm, attachment, .. } => {
+            attach::changed(daemon, caller()?.client, mm, attachment).and_then(plain)
+        }
+        Call::Moved { mm, .. } => {
+            attach::changed(daemon, caller()?.client, mm, None).and_then(plain)
+        }
+        Call::Control { id, control } => {
+            let stat = control::control(daemon, &caller()?, id, control, deadline)?;
+            plain(Answer::Segment(stat))
+        }
+        Call::Touched { mm, address, access } => {
+            touched(daemon, peer, mm, address, access).and_then(plain)
+        }
+        _ => Err(SysvError::ENOSYS),
+    }
+}
+
+/// Which traps a program may use: a userfaultfd by its own right, or by the device, which root and
+/// the members of `kernel_faults` get from us.
+fn how_to_trap(daemon: &Daemon, peer: &Peer) -> Reply {
+    let config = daemon.config();
+    let userfaultfd = config.trap != TrapEntry::Mprotect && Families::usable().is_ok();
+    let group = group_by_name(config.kernel_faults.as_str());
+    let is_member = |gid: u32| peer.gid == gid || peer.groups.contains(&gid);
+    let may = userfaultfd && (peer.uid == 0 || group.is_some_and(is_member));
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = if may { rustix::fs::open(DEVICE, flags, Mode::empty()).ok() } else { None };
+    let mprotect = config.trap != TrapEntry::Userfaultfd;
+    (Answer::Traps(Traps { userfaultfd, device: device.is_some(), mprotect }), device)
+}
+
+/// Takes a program's trap over.
+fn take(
+    daemon: &Daemon,
+    peer: &Peer,
+    trap: Trap,
+    sentinel: u64,
+    fd: Option<OwnedFd>,
+) -> Result<Answer, SysvError> {
+    let refused = |error: std::io::Error| {
+        daemon.refusals.of_program(peer.pid, peer.uid, format!("no trap: {error}"));
+        SysvError::EINVAL
+    };
+    let fd = fd.ok_or(SysvError::EINVAL)?;
+    let pidfd = peer.pidfd.try_clone().map_err(refused)?;
+    let process = Process { pid: peer.pid, pidfd: Arc::new(pidfd) };
+    daemon.memory.families().take(process, trap, sentinel, fd).map_err(refused)?;
+    Ok(Answer::Done)
+}
+
+/// A program of the mprotect trap waits for a page.
+fn touched(
+    daemon: &Daemon,
+    peer: &Peer,
+    mm: Mm,
+    address: u64,
+    access: Access,
+) -> Result<Answer, SysvError> {
+    let memory = &daemon.memory;
+    if !memory.families().is_of(mm, peer.pid) {
+        return Err(SysvError::EINVAL);
+    }
+    let (mappings, offset) = memory.families().locate(mm, address).ok_or(SysvError::EINVAL)?;
+    memory.touched(mm, &mappings, offset, access).map(|()| Answer::Done)
+}
+
+/// What another node asks of this home, or a home of this node.
+pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
+    match frame {
+        PeerFrame::Attach { req, caller, id, flags } if caller.client.node == from => {
+            let account = home_work::account(daemon, from, &caller);
+            let outcome =
+                account.and_then(|account| attach::admit(daemon, &caller, &account, id, flags));
+            daemon.links.post(from, PeerFrame::Attached { req, outcome });
+        }
+        PeerFrame::Detached { id, client } if client.node == from => {
+            control::detached_at_home(daemon, id, client);
+        }
+        PeerFrame::Control { req, caller, id, control } if caller.client.node == from => {
+            let account = home_work::account(daemon, from, &caller);
+            let outcome =
+                account.and_then(|account| control::at_home(daemon, &account, id, control));
+            daemon.links.post(from, PeerFrame::Controlled { req, outcome });
+        }
+        PeerFrame::Count { req, id } => {
+            let attachments = control::count_here(daemon, id);
+            daemon.links.post(from, PeerFrame::Counted { req, attachments });
+        }
+        _ => tracing::warn!(op = "frame", peer = %from, "about another node's client; dropped"),
+    }
+}

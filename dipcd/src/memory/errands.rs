@@ -1,0 +1,107 @@
+//! What follows from the machines' decisions and must not be done under a segment's lock: lines in
+//! the log, goodbyes and new beginnings, questions to other nodes. One thread does it, in order.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use dipc_wire::ids::{ClientId, ObjectId};
+use dipc_wire::keeper::{Held, SegmentFile};
+use dipc_wire::memory::Replica;
+
+use super::families::Ended;
+use super::pager::shared::Note;
+use super::records::CopyRecords;
+use super::{attach, control};
+use crate::daemon::Daemon;
+
+/// Does errands until the daemon ends.
+pub fn run(daemon: &Arc<Daemon>) {
+    let Some(notes) = daemon.memory.notes.lock().take() else { return };
+    for note in notes {
+        do_one(daemon, note);
+    }
+}
+
+fn do_one(daemon: &Arc<Daemon>, note: Note) {
+    match note {
+        Note::PageLost { id, page, owner } => {
+            tracing::warn!(op = "lost", %id, page = page.0, replica = owner.0,
+                "its only copy was there");
+        }
+        Note::Broken { id, node, why } => {
+            tracing::warn!(op = "page", peer = %node, %id, why, "its link is closed");
+        }
+        Note::Failed { id, step, error } => {
+            tracing::error!(op = "page", %id, ?step, %error);
+        }
+        Note::Unread { id, error } => tracing::error!(op = "page", %id, %error),
+        Note::Gone { id, .. } => control::delete_if_unused(daemon, id),
+        Note::Void { id, replica } => {
+            tracing::warn!(op = "attach", %id, replica = replica.0,
+                "its home knows it no more; attached again");
+            attach::again(daemon, id, replica);
+        }
+        Note::Left { id, replica } => {
+            if let Err(error) = left(daemon, id, replica) {
+                tracing::error!(op = "leave", %id, %error);
+            }
+        }
+        Note::Ended { ended } => self::ended(daemon, &ended),
+        Note::Orphan { fault } => daemon.memory.families().refuse(&fault),
+    }
+}
+
+/// Home has said goodbye: nothing of the replica is kept.
+fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
+    let memory = &daemon.memory;
+    let Some(segment) = memory.find(id) else { return Ok(()) };
+    memory.shared.timers.forget(segment.lock().machine(number));
+    memory.drop_file(SegmentFile { id, home: segment.home, replica: number });
+    let dir = memory.homes.dir_of(id);
+    let removed = remove_if_there(&dir.join(CopyRecords::file_name(number)));
+    let mut locked = segment.lock();
+    locked.state.replicas.remove(&number);
+    let unused = locked.state.replicas.is_empty() && locked.state.home.is_none();
+    locked.wake_all();
+    drop(locked);
+    memory.forget(id);
+    if unused && memory.homes.view(id).is_none() {
+        // Somebody who attaches just now needs it.
+        let _ = fs::remove_dir(dir);
+    }
+    removed
+}
+
+/// An address space is no more: its attachments have ended.
+fn ended(daemon: &Arc<Daemon>, ended: &Ended) {
+    let memory = &daemon.memory;
+    let pid = ended.process.as_ref().map_or(0, |process| process.pid);
+    let mm = ended.mm;
+    let cancelled: Vec<_> =
+        memory.pending.lock().extract_if(|_, pending| pending.is_of(mm)).collect();
+    drop(cancelled);
+    let client = ClientId { node: daemon.links.me(), pid, started: 0 };
+    attach::detached(daemon, client, &ended.mappings);
+}
+
+/// The same file under the number of another replica.
+pub(super) fn rename_file(
+    daemon: &Daemon,
+    from: SegmentFile,
+    to: SegmentFile,
+    file: &super::files::ReplicaFile,
+) {
+    let keep = &daemon.memory.keep;
+    keep.hold(Held::File(to), file.content());
+    keep.hold(Held::Aside(to), file.aside());
+    daemon.memory.drop_file(from);
+}
+
+fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

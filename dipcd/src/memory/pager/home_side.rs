@@ -1,0 +1,150 @@
+//! A segment at its home: the directory of dipc-core, its records, and home's own file.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use dipc_core::copies::{Records, Run};
+use dipc_core::directory::{Directory, Effect, Holding, PageRecord};
+use dipc_wire::memory::{Access, PageNo, Replica};
+
+use super::buffers::Buffers;
+use super::node_file::NodeFile;
+use super::segment::Segment;
+use super::shared::Note;
+use crate::memory::files::Span;
+use crate::memory::geometry::Geometry;
+use crate::memory::records::HomeRecords;
+use crate::memory::segments::{Holder, Segments};
+
+/// Bytes of pages never touched that one fault fills at once.
+const FILL_BYTES: u64 = 256 << 10;
+
+/// The directory and what belongs to it.
+pub struct HomeSide {
+    /// Who decides.
+    pub machine: Directory,
+    /// What it has recorded.
+    pub records: HomeRecords,
+    /// Home's own file.
+    pub file: NodeFile,
+    /// The other files of the segment, and whose they are.
+    pub holders: BTreeMap<Replica, Holder>,
+    /// Where that is kept.
+    pub segments: Arc<Segments>,
+    /// Whether another file than home's was ever there: until then the kernel serves its programs.
+    pub shared: bool,
+    pub(super) effects: Vec<Effect>,
+    geometry: Geometry,
+}
+
+impl HomeSide {
+    /// Puts one together.
+    pub fn new(
+        machine: Directory,
+        records: HomeRecords,
+        file: NodeFile,
+        holders: BTreeMap<Replica, Holder>,
+        segments: Arc<Segments>,
+        geometry: Geometry,
+    ) -> HomeSide {
+        let (shared, effects) = (!holders.is_empty(), Vec::new());
+        HomeSide { machine, records, file, holders, segments, shared, effects, geometry }
+    }
+
+    /// Gives a page to home's programs for writing. One that nobody ever touched comes with those
+    /// behind it that nobody touched either.
+    pub(super) fn open(&mut self, page: PageNo, buffers: &Buffers) -> io::Result<()> {
+        if self.records.get(page) != PageRecord::NEVER {
+            self.file.open(Run::one(page));
+            return Ok(());
+        }
+        let most = u32::try_from(FILL_BYTES / self.geometry.unit_bytes).unwrap_or(1).max(1);
+        let end = page.0.saturating_add(most).min(self.geometry.pages);
+        let untouched = |page: &u32| self.records.get(PageNo(*page)) == PageRecord::NEVER;
+        let count = (page.0..end).take_while(untouched).count() as u32;
+        let run = Run { first: page, count: count.max(1) };
+        self.file.fill_holes(run, buffers)?;
+        self.file.open(run);
+        Ok(())
+    }
+
+    /// A file of the segment is no more.
+    pub(super) fn gone(&mut self, segment: &Segment, replica: Replica) {
+        self.holders.remove(&replica);
+        self.segments.remove_replica(segment.id, replica);
+        segment.shared.note(Note::Gone { id: segment.id, replica });
+    }
+
+    /// What a program that attaches home's file may do where.
+    pub fn held(&self) -> Vec<(Span, Access)> {
+        let all = self.geometry.all();
+        if !self.shared {
+            return vec![(all, Access::Write)];
+        }
+        let (next, access) = (|from| self.records.next(from), |page| self.access(page));
+        held_runs(&self.geometry, next, access, Some(Access::Write))
+    }
+
+    /// What home's programs may do with a page.
+    pub fn access(&self, page: PageNo) -> Option<Access> {
+        let record = self.records.get(page);
+        match record.holding {
+            _ if !record.is_in_home_file() => None,
+            Holding::Owned { .. } => Some(Access::Write),
+            _ => Some(Access::Read),
+        }
+    }
+}
+
+/// Runs of equal access; what has no record is `other`.
+pub(super) fn held_runs(
+    geometry: &Geometry,
+    next: impl Fn(PageNo) -> Option<PageNo>,
+    access: impl Fn(PageNo) -> Option<Access>,
+    other: Option<Access>,
+) -> Vec<(Span, Access)> {
+    let mut runs: Vec<(Span, Access)> = Vec::new();
+    let mut add = |first: u32, end: u32, access: Option<Access>| {
+        let run = Run { first: PageNo(first), count: end.saturating_sub(first) };
+        let (Some(access), Some(span)) = (access, geometry.run(run)) else { return };
+        match runs.last_mut() {
+            Some((last, of)) if *of == access && last.end() == span.offset => {
+                last.bytes += span.bytes;
+            }
+            _ => runs.push((span, access)),
+        }
+    };
+    let mut at = 0;
+    while at < geometry.pages {
+        let recorded = next(PageNo(at)).map_or(geometry.pages, |page| page.0);
+        add(at, recorded, other);
+        if recorded < geometry.pages {
+            add(recorded, recorded + 1, access(PageNo(recorded)));
+        }
+        at = recorded + 1;
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_access_makes_one_run() {
+        let geometry = Geometry::of(8 * 4096, 4096).unwrap();
+        let next = |from: PageNo| (from.0..6).find(|page| (2..6).contains(page)).map(PageNo);
+        let access = |page: PageNo| match page.0 {
+            2 => Some(Access::Write),
+            3 => None,
+            _ => Some(Access::Read),
+        };
+        let runs = held_runs(&geometry, next, access, Some(Access::Write));
+        let pages = |span: &Span| (span.offset / 4096, span.bytes / 4096);
+        let runs: Vec<_> = runs.iter().map(|(span, access)| (pages(span), *access)).collect();
+        let (read, write) = (Access::Read, Access::Write);
+        assert_eq!(runs, vec![((0, 3), write), ((4, 2), read), ((6, 2), write)]);
+    }
+}

@@ -1,0 +1,250 @@
+//! One file of a segment on this node, as the machines of dipc-core see it: their steps become
+//! reads, writes and protections here, for every attachment at once, under the segment's lock.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use dipc_core::copies::{CopyStep, Place, Run, Source};
+use dipc_wire::limits::PART_BYTES;
+use dipc_wire::memory::{Access, Content, Granted, PageNo};
+
+use super::buffers::{Buffer, Buffers};
+use super::content::Contents;
+use super::staging::Staging;
+use crate::memory::families::Mappings;
+use crate::memory::files::{ReplicaFile, Span, is_zero};
+use crate::memory::geometry::Geometry;
+
+/// What a program was given, for the signals of `inhibit_shm_signal = no`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Became {
+    /// Which page.
+    pub page: PageNo,
+    /// Readable or writable.
+    pub access: Access,
+}
+
+/// A file and everybody who maps it here.
+pub struct NodeFile {
+    /// The file.
+    pub file: Arc<ReplicaFile>,
+    /// Who maps it.
+    pub mappings: Arc<Mappings>,
+    geometry: Geometry,
+    /// Contents that come in parts.
+    pub staging: HashMap<PageNo, Staging>,
+    /// What programs were given since the last look, if anybody looks.
+    pub became: Option<Vec<Became>>,
+}
+
+impl NodeFile {
+    /// A file that nobody waits for.
+    pub fn new(file: Arc<ReplicaFile>, mappings: Arc<Mappings>, geometry: Geometry) -> NodeFile {
+        NodeFile { file, mappings, geometry, staging: HashMap::new(), became: None }
+    }
+
+    /// Does one step. `contents` is what came with the frame that is being stepped.
+    pub fn carry_out(
+        &mut self,
+        step: &CopyStep,
+        contents: &Contents<'_>,
+        buffers: &Buffers,
+    ) -> io::Result<()> {
+        match *step {
+            CopyStep::Protect(run) => self.mappings.protect(self.run(run)),
+            CopyStep::Fill { page, from } => self.fill(page, from, contents, buffers),
+            CopyStep::Keep { page, from } => self.keep(page, from, contents, buffers),
+            CopyStep::Punch(run) => self.mappings.punch(self.run(run)),
+            CopyStep::FreeAside(run) => self.file.drop_aside(self.run(run)),
+            CopyStep::Open(page) => {
+                self.open(Run::one(page));
+                Ok(())
+            }
+            CopyStep::Wake(page) => {
+                self.mappings.wake(self.run(Run::one(page)));
+                Ok(())
+            }
+            CopyStep::Fail { page, .. } => self.mappings.poison(self.run(Run::one(page))),
+        }
+    }
+
+    /// Programs may write these pages, which are there.
+    pub fn open(&mut self, run: Run) {
+        for page in run.first.0..run.first.0 + run.count {
+            self.note(PageNo(page), Access::Write);
+        }
+        self.mappings.open(self.run(run));
+    }
+
+    /// Zeros where nothing is: pages that nobody has ever touched.
+    pub fn fill_holes(&self, run: Run, buffers: &Buffers) -> io::Result<()> {
+        let span = self.run(run);
+        let mut zeros = None;
+        let mut at = span.offset;
+        let present = self.file.present(span)?;
+        for there in present.into_iter().chain([Span { offset: span.end(), bytes: 0 }]) {
+            let hole = Span { offset: at, bytes: there.offset - at };
+            at = there.end();
+            if hole.bytes > 0 {
+                let zeros = zeros.get_or_insert(buffers.take()?);
+                for piece in hole.pieces(PART_BYTES as u64) {
+                    let zeros = &mut zeros[..piece.bytes as usize];
+                    zeros.fill(0);
+                    self.file.write(piece.offset, zeros)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGBUS for whoever touches any of it.
+    pub fn fail_all(&mut self) -> io::Result<()> {
+        self.empty()?;
+        self.mappings.poison(self.geometry.all())
+    }
+
+    /// Nobody has access to anything, and nothing is left of the contents.
+    pub fn empty(&mut self) -> io::Result<()> {
+        let all = self.geometry.all();
+        self.staging.clear();
+        self.mappings.protect(all)?;
+        self.mappings.punch(all)?;
+        self.file.drop_aside(all)
+    }
+
+    fn run(&self, run: Run) -> Span {
+        self.geometry.run(run).expect("dipc-core names pages of the segment only")
+    }
+
+    fn note(&mut self, page: PageNo, access: Access) {
+        if let Some(became) = &mut self.became {
+            became.push(Became { page, access });
+        }
+    }
+
+    fn fill(
+        &mut self,
+        page: PageNo,
+        from: Source,
+        contents: &Contents<'_>,
+        buffers: &Buffers,
+    ) -> io::Result<()> {
+        self.note(page, Access::Read);
+        let span = self.run(Run::one(page));
+        let fill = |piece: Span, content: &[u8]| self.mappings.fill(piece, content);
+        self.each_piece(page, span, from, contents, buffers, fill)
+    }
+
+    fn keep(
+        &mut self,
+        page: PageNo,
+        from: Source,
+        contents: &Contents<'_>,
+        buffers: &Buffers,
+    ) -> io::Result<()> {
+        let span = self.run(Run::one(page));
+        match from {
+            // A hole is zeros.
+            Source::Frame(Content::Zero) => self.file.drop_aside(span),
+            Source::Node => self.file.keep_aside(span),
+            Source::Frame(_) => {
+                let write = |piece: Span, bytes: &[u8]| self.file.write_aside(piece.offset, bytes);
+                self.each_piece(page, span, from, contents, buffers, write)
+            }
+        }
+    }
+
+    /// Hands out the content of a page in pieces of locked memory. `Source::Node` is the aside.
+    fn each_piece(
+        &self,
+        page: PageNo,
+        span: Span,
+        from: Source,
+        contents: &Contents<'_>,
+        buffers: &Buffers,
+        mut take: impl FnMut(Span, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = buffers.take()?;
+        let raw = contents.page(page, span.bytes as usize);
+        for piece in span.pieces(PART_BYTES as u64) {
+            let bytes = &mut buffer[..piece.bytes as usize];
+            let at = (piece.offset - span.offset) as usize;
+            match (from, raw) {
+                (Source::Frame(Content::Raw), Some(raw)) => {
+                    bytes.copy_from_slice(&raw[at..at + bytes.len()]);
+                }
+                (Source::Frame(Content::Parts), _) => match self.staging.get(&page) {
+                    Some(staging) => staging.read(at as u64, bytes)?,
+                    None => bytes.fill(0),
+                },
+                (Source::Frame(Content::Zero), _) => bytes.fill(0),
+                (Source::Node, _) => self.file.read_aside(piece.offset, bytes)?,
+                (Source::Frame(Content::Raw | Content::None), _) => {
+                    return Err(io::Error::other("a step without the content it is about"));
+                }
+            }
+            take(piece, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads from where a content lies.
+    pub fn read(&self, offset: u64, from: Place, into: &mut [u8]) -> io::Result<()> {
+        match from {
+            Place::File => self.file.read(offset, into),
+            Place::Aside => self.file.read_aside(offset, into),
+        }
+    }
+
+    /// Reads the content of a page that a frame is to carry behind the bytes `into` has already, or
+    /// marks that it is zeros.
+    pub fn gather(
+        &self,
+        granted: &mut Granted,
+        from: Place,
+        into: &mut Gathered<'_>,
+    ) -> io::Result<()> {
+        if granted.content != Content::Raw {
+            return Ok(());
+        }
+        let span = self.run(Run::one(granted.page));
+        let bytes = into.room(span.bytes as usize)?;
+        self.read(span.offset, from, bytes)?;
+        if is_zero(bytes) {
+            granted.content = Content::Zero;
+        } else {
+            into.used += span.bytes as usize;
+        }
+        Ok(())
+    }
+}
+
+/// The contents of one frame, one behind the other. Most frames have none, and take no buffer.
+pub struct Gathered<'a> {
+    buffers: &'a Buffers,
+    buffer: Option<Buffer<'a>>,
+    used: usize,
+}
+
+impl<'a> Gathered<'a> {
+    /// None yet.
+    pub fn new(buffers: &'a Buffers) -> Gathered<'a> {
+        Gathered { buffers, buffer: None, used: 0 }
+    }
+
+    fn room(&mut self, bytes: usize) -> io::Result<&mut [u8]> {
+        if self.buffer.is_none() {
+            self.buffer = Some(self.buffers.take()?);
+        }
+        let buffer = self.buffer.as_mut().and_then(|buffer| buffer.get_mut(self.used..));
+        let room = buffer.and_then(|buffer| buffer.get_mut(..bytes));
+        room.ok_or_else(|| io::Error::other("more content than one frame takes"))
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.used])
+    }
+}

@@ -1,0 +1,76 @@
+//! A replica of this node: the machine of dipc-core, its records, and its file.
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use dipc_core::copies::Records;
+use dipc_core::replica::{self, Copy, Effect};
+use dipc_wire::memory::{Access, PageNo};
+use dipc_wire::peer::Caller;
+
+use super::home_side::held_runs;
+use super::node_file::NodeFile;
+use crate::memory::files::Span;
+use crate::memory::geometry::Geometry;
+use crate::memory::records::CopyRecords;
+use crate::memory::segments::Users;
+
+/// A replica and what belongs to it.
+pub struct ReplicaSide {
+    /// Who decides; `None` when home knows the replica no more.
+    pub machine: Option<replica::Replica>,
+    /// What it has recorded.
+    pub records: CopyRecords,
+    /// Its file.
+    pub file: NodeFile,
+    /// Who maps it; not known after a restart of dipcd.
+    pub users: Option<Users>,
+    /// Who attached last, and with which flags: in his name it is attached again.
+    pub caller: Option<(Caller, i32)>,
+    /// It has said Leave.
+    pub leaving: bool,
+    pub(super) effects: Vec<Effect>,
+    geometry: Geometry,
+}
+
+impl ReplicaSide {
+    /// Puts one together.
+    pub fn new(
+        machine: replica::Replica,
+        records: CopyRecords,
+        file: NodeFile,
+        geometry: Geometry,
+    ) -> ReplicaSide {
+        let (machine, effects) = (Some(machine), Vec::new());
+        let (users, caller, leaving) = (None, None, false);
+        ReplicaSide { machine, records, file, users, caller, leaving, effects, geometry }
+    }
+
+    /// Nothing is here any more.
+    pub(super) fn empty(&mut self) -> io::Result<()> {
+        self.file.empty()?;
+        self.records.clear()
+    }
+
+    /// Nothing is here any more, and whoever touches it gets SIGBUS. The machine begins anew.
+    pub fn fail(&mut self, config: replica::Config) -> io::Result<()> {
+        self.records.clear()?;
+        self.machine = Some(replica::Replica::start(config, &self.records, |_| {}));
+        self.file.fail_all()
+    }
+
+    /// What a program that attaches the file may do where.
+    pub fn held(&self) -> Vec<(Span, Access)> {
+        let access = |page: PageNo| self.access(page);
+        held_runs(&self.geometry, |from| self.records.next(from), access, None)
+    }
+
+    /// What programs may do with a page.
+    pub fn access(&self, page: PageNo) -> Option<Access> {
+        match self.records.get(page).copy {
+            Copy::Shared | Copy::Sole => Some(Access::Read),
+            Copy::Owned => Some(Access::Write),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! One segment on this node: the directory if this node is its home, the replicas of this node,
+//! and one lock around all of it. A step of a machine is carried out whole, in order, before the
+//! lock goes: so what is posted to a node leaves in the order of the machines' decisions.
+//!
+//! What home and a replica of the same node say to each other goes through `local`, within the
+//! lock. Lock order: this, then a family's, the timers' and a link's outbox.
+#![forbid(unsafe_code)]
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use dipc_core::copies::{CopyStep, Place, Run};
+use dipc_core::directory;
+use dipc_core::replica;
+use dipc_wire::ids::{NodeId, ObjectId};
+use dipc_wire::memory::{Access, Granted, PageNo, Replica, ToHome, ToReplica};
+use dipc_wire::peer::PeerFrame;
+
+use super::content::Contents;
+use super::home_side::HomeSide;
+use super::node_file::{Gathered, NodeFile};
+use super::replica_side::ReplicaSide;
+use super::shared::{Note, Shared};
+use super::timers::{Due, Machine};
+use crate::clock::now_ms;
+use crate::links::Link;
+use crate::memory::families::Mappings;
+use crate::memory::geometry::Geometry;
+
+/// A segment on this node.
+pub struct Segment {
+    /// Its id.
+    pub id: ObjectId,
+    /// Where its directory is.
+    pub home: NodeId,
+    /// How it is cut.
+    pub geometry: Geometry,
+    pub(super) shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Something has become accessible, or has failed: for who waits in a call.
+    pub(super) changed: Condvar,
+}
+
+/// What the lock guards.
+#[derive(Default)]
+pub struct State {
+    /// The directory, at home.
+    pub home: Option<HomeSide>,
+    /// The replicas of this node; home's own file is not among them.
+    pub replicas: BTreeMap<Replica, ReplicaSide>,
+    /// The links by which the machines talk now.
+    links: BTreeMap<NodeId, Arc<Link>>,
+    local: VecDeque<Local>,
+    /// It is deleted, or its home is lost: nothing here counts any more.
+    pub dead: bool,
+}
+
+/// What is said within this node.
+enum Local {
+    ToHome { from: Replica, frame: ToHome, raw: Vec<u8> },
+    ToReplica { to: Replica, frame: ToReplica, raw: Vec<u8> },
+}
+
+impl Segment {
+    /// Without machines yet.
+    pub fn new(id: ObjectId, home: NodeId, geometry: Geometry, shared: Arc<Shared>) -> Segment {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Segment { id, home, geometry, shared, state, changed }
+    }
+
+    /// Works on it alone.
+    pub fn lock(&self) -> Locked<'_> {
+        Locked { segment: self, state: self.state.lock() }
+    }
+
+    pub(super) fn machine(&self, replica: Replica) -> Machine {
+        Machine { id: self.id, replica }
+    }
+}
+
+/// A segment, locked.
+pub struct Locked<'a> {
+    segment: &'a Segment,
+    /// Its state.
+    pub state: MutexGuard<'a, State>,
+}
+
+impl Locked<'_> {
+    /// The segment's id.
+    pub fn id(&self) -> ObjectId {
+        self.segment.id
+    }
+
+    /// One of its machines, as the timers know it.
+    pub fn machine(&self, replica: Replica) -> Machine {
+        self.segment.machine(replica)
+    }
+
+    /// Whoever waits for a change looks again.
+    pub fn wake_all(&self) {
+        self.segment.changed.notify_all();
+    }
+
+    /// A replica that has just been made talks to its home from now on.
+    pub fn begin_links(&mut self, number: Replica, link: Option<&Arc<Link>>) {
+        let home = self.segment.home;
+        if self.state.home.is_some() || self.state.links.contains_key(&home) {
+            self.step_replica(number, replica::Event::LinkUp, &Contents::none());
+        } else if let Some(link) = link {
+            self.use_link(home, link);
+        }
+    }
+
+    /// Something happens to the directory.
+    pub fn step_home(&mut self, event: directory::Event, contents: &Contents<'_>) {
+        self.state.step_home(self.segment, event, contents);
+        self.state.settle(self.segment);
+    }
+
+    /// Something happens to a replica of this node.
+    pub fn step_replica(
+        &mut self,
+        replica: Replica,
+        event: replica::Event,
+        contents: &Contents<'_>,
+    ) {
+        self.state.step_replica(self.segment, replica, event, contents);
+        self.state.settle(self.segment);
+    }
+
+    /// A machine's time has come, or it goes on.
+    pub fn due(&mut self, replica: Replica, due: Due) {
+        if replica == Replica::HOME {
+            let event = match due {
+                Due::Tick => directory::Event::Tick,
+                Due::Continue => directory::Event::Continue,
+            };
+            self.step_home(event, &Contents::none());
+        } else {
+            let event = match due {
+                Due::Tick => replica::Event::Tick,
+                Due::Continue => replica::Event::Continue,
+            };
+            self.step_replica(replica, event, &Contents::none());
+        }
+    }
+
+    /// The machines talk by this link to its node from now on; `false` if they do already.
+    pub fn use_link(&mut self, node: NodeId, link: &Arc<Link>) -> bool {
+        let state = &mut *self.state;
+        if state.links.get(&node).is_some_and(|known| known.number == link.number) {
+            return false;
+        }
+        self.unlink(node, None);
+        self.state.links.insert(node, link.clone());
+        self.each_of_home(node, |locked, replica| {
+            locked.step_replica(replica, replica::Event::LinkUp, &Contents::none());
+        });
+        true
+    }
+
+    /// A link to a node has ended; `None`: whichever it is.
+    pub fn unlink(&mut self, node: NodeId, link: Option<&Arc<Link>>) {
+        let known = self.state.links.get(&node);
+        let is_it = |known: &Arc<Link>| link.is_none_or(|link| known.number == link.number);
+        if !known.is_some_and(is_it) {
+            return;
+        }
+        self.state.links.remove(&node);
+        if self.state.home.is_some() {
+            self.step_home(directory::Event::Unlinked { node }, &Contents::none());
+        }
+        self.each_of_home(node, |locked, replica| {
+            locked.step_replica(replica, replica::Event::LinkDown, &Contents::none());
+        });
+    }
+
+    /// Whether the machines talk to a node by this link; if they have talked to it by none, they do
+    /// from now on.
+    pub fn is_by(&mut self, node: NodeId, link: &Arc<Link>) -> bool {
+        match self.state.links.get(&node) {
+            Some(known) => known.number == link.number,
+            None => self.use_link(node, link),
+        }
+    }
+
+    /// Whether that node is home to it, or has a replica of it.
+    pub fn concerns(&self, node: NodeId) -> bool {
+        self.segment.home == node
+            || self
+                .state
+                .home
+                .as_ref()
+                .is_some_and(|home| home.holders.values().any(|holder| holder.node == node))
+    }
+
+    /// The replicas whose home is that node.
+    fn each_of_home(&mut self, node: NodeId, mut each: impl FnMut(&mut Self, Replica)) {
+        if self.segment.home == node && self.state.home.is_none() {
+            for replica in self.state.replicas.keys().copied().collect::<Vec<_>>() {
+                each(self, replica);
+            }
+        }
+    }
+
+    /// Which machine decides about a file; `None` if none does any more.
+    pub fn whose(&self, mappings: &Arc<Mappings>) -> Option<Replica> {
+        let is_it = |file: &NodeFile| Arc::ptr_eq(&file.mappings, mappings);
+        if self.state.dead {
+            return None;
+        }
+        if self.state.home.as_ref().is_some_and(|home| is_it(&home.file)) {
+            return Some(Replica::HOME);
+        }
+        let mut replicas = self.state.replicas.iter();
+        let side = replicas.find(|(_, side)| is_it(&side.file) && side.machine.is_some());
+        side.map(|(number, _)| *number)
+    }
+
+    /// A program touches a page of a file.
+    pub fn fault(&mut self, number: Replica, page: PageNo, access: Access) {
+        if number == Replica::HOME {
+            let event = directory::Event::Fault { page, access };
+            self.step_home(event, &Contents::none());
+        } else {
+            let event = replica::Event::Fault { page, access };
+            self.step_replica(number, event, &Contents::none());
+        }
+    }
+
+    /// What programs may do with a page of a file.
+    pub fn holds(&self, number: Replica, page: PageNo) -> Option<Access> {
+        if number == Replica::HOME {
+            self.state.home.as_ref().and_then(|home| home.access(page))
+        } else {
+            self.state.replicas.get(&number).and_then(|side| side.access(page))
+        }
+    }
+
+    /// Answers by hand what no machine here is for.
+    pub fn answer(&mut self, node: NodeId, replica: Replica, frame: ToReplica) {
+        if let Some(link) = self.state.links.get(&node) {
+            link.post(&PeerFrame::ToReplica { id: self.segment.id, replica, frame });
+        }
+    }
+
+    /// Waits until something changes, at most so long. The lock goes meanwhile.
+    pub fn wait(&mut self, at_most: std::time::Duration) {
+        self.segment.changed.wait_for(&mut self.state, at_most);
+    }
+}
+
+impl State {
+    /// Takes what home and replicas of this node have said to each other to its ears.
+    fn settle(&mut self, segment: &Segment) {
+        while let Some(said) = self.local.pop_front() {
+            match said {
+                Local::ToHome { from, frame, raw } => {
+                    let contents = Contents::to_home(&segment.geometry, &frame, &raw);
+                    let contents = contents.expect("it comes from our own machine");
+                    let event = directory::Event::Frame { from, frame };
+                    self.step_home(segment, event, &contents);
+                }
+                Local::ToReplica { to, frame, raw } => {
+                    let contents = Contents::to_replica(&segment.geometry, &frame, &raw);
+                    let contents = contents.expect("it comes from our own machine");
+                    self.step_replica(segment, to, replica::Event::Frame(frame), &contents);
+                }
+            }
+        }
+    }
+
+    fn step_home(&mut self, segment: &Segment, event: directory::Event, contents: &Contents<'_>) {
+        let Some(home) = &mut self.home else { return };
+        let mut effects = std::mem::take(&mut home.effects);
+        home.machine.step(now_ms(), event, &home.records, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out_home(segment, effect, contents);
+        }
+        if let Some(home) = &mut self.home {
+            home.effects = effects;
+        }
+    }
+
+    /// One effect of the directory.
+    pub(in crate::memory) fn carry_out_home(
+        &mut self,
+        segment: &Segment,
+        effect: directory::Effect,
+        contents: &Contents<'_>,
+    ) {
+        let Some(home) = &mut self.home else { return };
+        let shared = &segment.shared;
+        match effect {
+            directory::Effect::Record { page, record } => home.records.set(page, &record),
+            directory::Effect::Copy(CopyStep::Open(page)) => {
+                let opened = home.open(page, &shared.buffers);
+                segment.check(CopyStep::Open(page), opened);
+                segment.changed.notify_all();
+            }
+            directory::Effect::Copy(step) => {
+                segment.carry_out(&mut home.file, &step, contents);
+            }
+            directory::Effect::Send { to, frame, from } => {
+                self.send_to_replica(segment, to, frame, from);
+            }
+            directory::Effect::Gone { replica, .. } => home.gone(segment, replica),
+            directory::Effect::PageLost { page, owner } => {
+                shared.note(Note::PageLost { id: segment.id, page, owner });
+            }
+            directory::Effect::SetTimer { at_ms } => {
+                shared.timers.set(segment.machine(Replica::HOME), at_ms);
+            }
+            directory::Effect::Break { node, reason } => {
+                if let Some(link) = self.links.get(&node) {
+                    link.close();
+                }
+                let why = format!("{reason:?}");
+                shared.note(Note::Broken { id: segment.id, node, why });
+            }
+            directory::Effect::Continue => {
+                shared.timers.go_on(segment.machine(Replica::HOME));
+            }
+        }
+    }
+
+    fn send_to_replica(
+        &mut self,
+        segment: &Segment,
+        to: Replica,
+        mut frame: ToReplica,
+        from: Place,
+    ) {
+        let Some(home) = &mut self.home else { return };
+        let Some(holder) = home.holders.get(&to) else { return };
+        let node = holder.node;
+        let link = self.links.get(&node);
+        if node != segment.shared.me() && link.is_none() {
+            return;
+        }
+        let mut gathered = Gathered::new(&segment.shared.buffers);
+        if let ToReplica::Grant { pages, .. } = &mut frame {
+            let mut pages = pages.iter_mut();
+            let read = pages.try_for_each(|page| home.file.gather(page, from, &mut gathered));
+            // Without the content it is not said; its bound closes the link.
+            if !segment.said(read) {
+                return;
+            }
+        }
+        let raw = gathered.bytes();
+        match link {
+            Some(link) => {
+                link.post_raw(&PeerFrame::ToReplica { id: segment.id, replica: to, frame }, raw);
+            }
+            None => self.local.push_back(Local::ToReplica { to, frame, raw: raw.to_vec() }),
+        }
+    }
+
+    fn step_replica(
+        &mut self,
+        segment: &Segment,
+        number: Replica,
+        event: replica::Event,
+        contents: &Contents<'_>,
+    ) {
+        let Some(side) = self.replicas.get_mut(&number) else { return };
+        let Some(machine) = &mut side.machine else { return };
+        let mut effects = std::mem::take(&mut side.effects);
+        machine.step(now_ms(), event, &side.records, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out_replica(segment, number, effect, contents);
+        }
+        if let Some(side) = self.replicas.get_mut(&number) {
+            side.effects = effects;
+        }
+    }
+
+    /// One effect of a replica.
+    pub(in crate::memory) fn carry_out_replica(
+        &mut self,
+        segment: &Segment,
+        number: Replica,
+        effect: replica::Effect,
+        contents: &Contents<'_>,
+    ) {
+        let Some(side) = self.replicas.get_mut(&number) else { return };
+        let shared = &segment.shared;
+        match effect {
+            replica::Effect::Record { page, record } => side.records.set(page, &record),
+            replica::Effect::Copy(step) => segment.carry_out(&mut side.file, &step, contents),
+            replica::Effect::Send { frame, from } => {
+                self.send_to_home(segment, number, frame, from);
+            }
+            replica::Effect::Void => {
+                side.machine = None;
+                let emptied = side.empty();
+                segment.check(CopyStep::Punch(whole(segment)), emptied);
+                shared.note(Note::Void { id: segment.id, replica: number });
+            }
+            replica::Effect::Left => {
+                side.machine = None;
+                shared.note(Note::Left { id: segment.id, replica: number });
+                segment.changed.notify_all();
+            }
+            replica::Effect::SetTimer { at_ms } => {
+                shared.timers.set(segment.machine(number), at_ms);
+            }
+            replica::Effect::Break { reason } => {
+                if let Some(link) = self.links.get(&segment.home) {
+                    link.close();
+                }
+                let why = format!("{reason:?}");
+                shared.note(Note::Broken { id: segment.id, node: segment.home, why });
+            }
+            replica::Effect::Continue => shared.timers.go_on(segment.machine(number)),
+        }
+    }
+
+    fn send_to_home(&mut self, segment: &Segment, number: Replica, mut frame: ToHome, from: Place) {
+        let Some(side) = self.replicas.get_mut(&number) else { return };
+        side.leaving |= frame == ToHome::Leave;
+        let link = self.links.get(&segment.home);
+        if self.home.is_none() && link.is_none() {
+            return;
+        }
+        let mut gathered = Gathered::new(&segment.shared.buffers);
+        let mut gather = |granted: &mut Granted| side.file.gather(granted, from, &mut gathered);
+        let read = match &mut frame {
+            ToHome::Recalled { granted, .. } | ToHome::Released { granted } => gather(granted),
+            ToHome::Report { pages, .. } => {
+                pages.iter_mut().try_for_each(|page| gather(&mut page.granted))
+            }
+            _ => Ok(()),
+        };
+        if !segment.said(read) {
+            return;
+        }
+        let raw = gathered.bytes();
+        match link {
+            Some(link) => {
+                let (id, replica) = (segment.id, number);
+                link.post_raw(&PeerFrame::ToHome { id, replica, frame }, raw);
+            }
+            None => {
+                let raw = raw.to_vec();
+                self.local.push_back(Local::ToHome { from: number, frame, raw });
+            }
+        }
+    }
+}
+
+fn whole(segment: &Segment) -> Run {
+    Run { first: PageNo(0), count: segment.geometry.pages }
+}

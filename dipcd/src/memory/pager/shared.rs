@@ -1,0 +1,140 @@
+//! What all segments of this node share: the timers, the buffers, and the notes that are written
+//! into the log, or acted on, without any segment's lock.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::Sender;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use dipc_core::copies::CopyStep;
+use dipc_wire::ids::{NodeId, ObjectId};
+use dipc_wire::memory::{PageNo, Replica};
+
+use super::buffers::Buffers;
+use super::content::Contents;
+use super::node_file::NodeFile;
+use super::segment::Segment;
+use super::timers::Timers;
+use crate::memory::families::{Ended, Fault};
+
+/// What somebody must hear of, or do, who holds no lock.
+#[derive(Debug)]
+pub enum Note {
+    /// A page's only copy was on a node that was lost.
+    PageLost {
+        /// Of which segment.
+        id: ObjectId,
+        /// Which page.
+        page: PageNo,
+        /// Who had it.
+        owner: Replica,
+    },
+    /// A link was closed.
+    Broken {
+        /// About which segment.
+        id: ObjectId,
+        /// To whom.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// A step could not be done: memory or descriptors are missing.
+    Failed {
+        /// Of which segment.
+        id: ObjectId,
+        /// What.
+        step: CopyStep,
+        /// Why.
+        error: io::Error,
+    },
+    /// The content of a page could not be read.
+    Unread {
+        /// Of which segment.
+        id: ObjectId,
+        /// Why.
+        error: io::Error,
+    },
+    /// Home: a file of another node is no more.
+    Gone {
+        /// Of which segment.
+        id: ObjectId,
+        /// Which.
+        replica: Replica,
+    },
+    /// Home knows this replica of ours no more: it is to be attached again.
+    Void {
+        /// Of which segment.
+        id: ObjectId,
+        /// Which.
+        replica: Replica,
+    },
+    /// Home has said goodbye to this replica of ours.
+    Left {
+        /// Of which segment.
+        id: ObjectId,
+        /// Which.
+        replica: Replica,
+    },
+    /// An address space is no more.
+    Ended {
+        /// Which, and what it had attached.
+        ended: Ended,
+    },
+    /// A program touches a page of a segment that is nobody's any more.
+    Orphan {
+        /// Where.
+        fault: Fault,
+    },
+}
+
+/// What all segments share.
+pub struct Shared {
+    /// Times that machines have set.
+    pub timers: Timers,
+    /// Locked memory.
+    pub buffers: Buffers,
+    notes: Sender<Note>,
+    me: Arc<AtomicU8>,
+}
+
+impl Shared {
+    /// Notes go to `notes`; this node's number stands in `me` as soon as it is known.
+    pub fn new(notes: Sender<Note>, me: Arc<AtomicU8>) -> Shared {
+        Shared { timers: Timers::default(), buffers: Buffers::default(), notes, me }
+    }
+
+    /// This node's number, as far as it is known.
+    pub fn me(&self) -> NodeId {
+        NodeId::new(self.me.load(Ordering::Acquire)).unwrap_or(NodeId::NONE)
+    }
+
+    /// Leaves a note.
+    pub fn note(&self, note: Note) {
+        // Its reader lives as long as we do.
+        let _ = self.notes.send(note);
+    }
+}
+
+impl Segment {
+    /// Does a step to the copies of one file.
+    pub(super) fn carry_out(&self, file: &mut NodeFile, step: &CopyStep, contents: &Contents<'_>) {
+        let done = file.carry_out(step, contents, &self.shared.buffers);
+        self.check(*step, done);
+        if matches!(step, CopyStep::Fill { .. } | CopyStep::Open(_) | CopyStep::Fail { .. }) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether the content of a frame could be read; if not, that is said.
+    pub(super) fn said(&self, read: io::Result<()>) -> bool {
+        read.map_err(|error| self.shared.note(Note::Unread { id: self.id, error })).is_ok()
+    }
+
+    /// A step that failed is said.
+    pub(super) fn check(&self, step: CopyStep, done: io::Result<()>) {
+        if let Err(error) = done {
+            self.shared.note(Note::Failed { id: self.id, step, error });
+        }
+    }
+}

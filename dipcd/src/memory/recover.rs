@@ -1,0 +1,94 @@
+//! After a restart: the segments, files and traps that an earlier dipcd left with the keeper and on
+//! tmpfs are served again, before any call and any link.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use dipc_wire::codec::{decode_packet, encode_packet};
+use dipc_wire::keeper::{Held, SegmentFile};
+use dipc_wire::memory::Replica;
+
+use super::files::ReplicaFile;
+use super::geometry::Geometry;
+use super::pager::bounds::Bounds;
+use super::pager::node_file::NodeFile;
+use crate::daemon::Daemon;
+use crate::disk::make_private_dir;
+use crate::keep::Found;
+
+/// How a segment of another home is cut, in its directory.
+const GEOMETRY: &str = "geometry";
+
+/// Goes on with what was found.
+pub fn recover(daemon: &Daemon, found: &Found) -> io::Result<()> {
+    let memory = &daemon.memory;
+    let mut contents: BTreeMap<SegmentFile, Arc<OwnedFd>> = BTreeMap::new();
+    let mut asides = contents.clone();
+    let mut traps = Vec::new();
+    for (name, fd) in found {
+        match name {
+            Held::File(file) => drop(contents.insert(*file, fd.clone())),
+            Held::Aside(file) => drop(asides.insert(*file, fd.clone())),
+            Held::Trap { .. } => traps.push((name.clone(), fd.clone())),
+            _ => {}
+        }
+    }
+    // Home's own file comes first: its number is 0.
+    for (name, content) in contents {
+        let adopted = asides.remove(&name).map(|aside| ReplicaFile::adopt(name, content, aside));
+        let opened = match adopted {
+            Some(Ok(file)) => open(daemon, file),
+            Some(Err(error)) => Err(error),
+            None => Err(io::Error::other("the file beside it is missing")),
+        };
+        if let Err(error) = opened {
+            tracing::error!(op = "recover", id = %name.id, replica = name.replica.0, %error);
+            memory.drop_file(name);
+        }
+    }
+    asides.keys().for_each(|name| memory.drop_file(*name));
+    memory.families().take_over(traps)?;
+    memory.all().iter().for_each(|segment| memory.settle(segment.id));
+    Ok(())
+}
+
+fn open(daemon: &Daemon, file: ReplicaFile) -> io::Result<()> {
+    let (memory, name) = (&daemon.memory, file.name());
+    let me = daemon.links.me();
+    let dir = memory.homes.dir_of(name.id);
+    let geometry = match memory.homes.geometry(name.id) {
+        Some(geometry) if name.home == me => geometry,
+        _ if name.home == me => return Err(io::Error::other("its segment is gone")),
+        _ => read_geometry(&dir)?,
+    };
+    let (bounds, file) = (Bounds::of(&daemon.config()), Arc::new(file));
+    let mappings = memory.families().mappings(file.clone());
+    let file = NodeFile::new(file, mappings, geometry);
+    let segment = memory.elsewhere(name.id, name.home, geometry);
+    if name.replica == Replica::HOME {
+        return memory.open_home(&segment, file, &bounds);
+    }
+    let mut locked = segment.lock();
+    memory.open_replica(&mut locked, &segment, name.replica, file, &bounds)?;
+    locked.begin_links(name.replica, None);
+    Ok(())
+}
+
+/// Keeps how a segment of another home is cut.
+pub fn write_geometry(dir: &Path, geometry: &Geometry) -> io::Result<()> {
+    make_private_dir(dir)?;
+    let numbers = (geometry.file_bytes, geometry.unit_bytes);
+    fs::write(dir.join(GEOMETRY), encode_packet(&numbers))
+}
+
+fn read_geometry(dir: &Path) -> io::Result<Geometry> {
+    let bytes = fs::read(dir.join(GEOMETRY))?;
+    let (file_bytes, unit_bytes) = decode_packet(&bytes).map_err(io::Error::other)?;
+    let geometry = Geometry::of(file_bytes, unit_bytes);
+    geometry.ok_or_else(|| io::Error::other("its geometry makes no sense"))
+}
