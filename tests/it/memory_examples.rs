@@ -1,5 +1,5 @@
-//! The examples that compute in shared memory, on two nodes at once: each checks its own result, and
-//! leaves neither segment nor set.
+//! The examples that compute in shared memory, on two nodes at once: each checks its own result,
+//! and leaves neither segment nor set.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;

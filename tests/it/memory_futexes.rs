@@ -1,5 +1,5 @@
-//! Futexes across nodes: the C library's process-shared locks work between them, a sleeper wakes when
-//! its word may have changed, wherever that happened, and sleepers of unchanged words stay asleep.
+//! Futexes across nodes: the C library's process-shared locks work between them, a sleeper wakes
+//! when its word may have changed, wherever that was, and sleepers of unchanged words stay asleep.
 //! Only a full userfaultfd serves them. How soon a wake-up comes is measured by the bench.
 #![forbid(unsafe_code)]
 

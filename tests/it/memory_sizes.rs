@@ -14,7 +14,7 @@ const GIB: usize = 1 << 30;
 /// Bytes that a page may cost dipcd: one that nobody touched, one that another node holds.
 const UNTOUCHED_MAX: usize = 1;
 const HELD_MAX: usize = 32;
-/// What a figure of the kernel may be wrong by: pages that were touched meanwhile for other reasons.
+/// What a figure of the kernel may be wrong by: pages touched meanwhile for other reasons.
 const NOISE: usize = 512 << 10;
 
 /// Memory of this machine in GiB.

@@ -1,0 +1,481 @@
+//! Segments when something fails: DESIGN.md section 7, row by row. While programs, dipcds and links
+//! are killed, every value that is read is held against a journal (`tests/c/journal.c`); what is
+//! lost for good gives SIGBUS, and nobody waits for ever.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use dipc_tests::{Builder, Cluster, Running, process::wait_until, programs, skip};
+use rustix::process::Signal;
+
+use crate::memory::{
+    KEY, PAGE, TRAPS, by_both_traps, cluster, impatient, number, owner, refused, user,
+};
+
+/// Bytes of the journal's segment: a group of words a page, and pages between them.
+const BYTES: usize = 1 << 20;
+/// Additions that must be done between two disturbances: nobody is stuck.
+const PROGRESS: u64 = 40;
+/// Disturbances of a run.
+const LONG: usize = 400;
+const PLAIN: usize = 20;
+
+/// Programs at work on one segment, and their journal.
+struct Work<'a> {
+    cluster: &'a Cluster,
+    journal: PathBuf,
+    workers: Vec<Running>,
+    random: u64,
+}
+
+impl<'a> Work<'a> {
+    /// Two programs on each node. Home is node 1.
+    fn start(cluster: &'a Cluster, seed: u64) -> Work<'a> {
+        let journal = cluster.directory().join("journal");
+        owner(cluster.node(1), BYTES).must("detach");
+        let workers = Vec::new();
+        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut work = Work { cluster, journal, workers, random };
+        work.workers = (0..2 * cluster.nodes().len()).map(|at| work.worker(1 + at / 2)).collect();
+        work
+    }
+
+    fn worker(&self, node: usize) -> Running {
+        let file = self.journal.to_str().expect("a plain path");
+        let arguments = [KEY, &BYTES.to_string(), file];
+        self.cluster.node(node).spawn(programs::helper("journal"), &arguments)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    fn any_node(&mut self) -> usize {
+        1 + self.below(self.cluster.nodes().len())
+    }
+
+    /// Kills a program; another one begins, perhaps elsewhere.
+    fn replace_a_worker(&mut self) {
+        let (at, node) = (self.below(self.workers.len()), self.any_node());
+        self.workers[at].signal(Signal::KILL);
+        self.workers[at] = self.worker(node);
+    }
+
+    /// Additions that are done so far.
+    fn done(&self) -> u64 {
+        let bytes = fs::read(&self.journal).unwrap_or_default();
+        let half = bytes.len() / 2;
+        let words = bytes[half..].chunks_exact(8);
+        words.map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).sum()
+    }
+
+    #[track_caller]
+    fn until_progress(&mut self) {
+        let before = self.done();
+        wait_until("the programs go on", || {
+            (self.done() >= before + PROGRESS || !self.all_well()).then_some(())
+        });
+        assert!(self.all_well(), "a program has ended: {}", self.complaints());
+    }
+
+    fn all_well(&mut self) -> bool {
+        self.workers.iter_mut().all(Running::is_running)
+    }
+
+    /// What those said that have ended by themselves.
+    fn complaints(&mut self) -> String {
+        let ended = self.workers.extract_if(.., |worker| !worker.is_running());
+        ended.map(|worker| format!("{:?}\n", worker.wait())).collect()
+    }
+
+    /// Ends the programs, and looks at every word on every node. How much was done.
+    #[track_caller]
+    fn finish(self) -> String {
+        for worker in self.workers {
+            let said = worker.wait().expect_success();
+            assert!(said.contains("read "), "{said}");
+        }
+        let file = self.journal.to_str().expect("a plain path");
+        for node in self.cluster.nodes() {
+            let arguments = [KEY, &BYTES.to_string(), file, "check"];
+            node.run(programs::helper("journal"), &arguments).expect_success();
+        }
+        let bytes = fs::read(&self.journal).expect("it is there");
+        let words = bytes.chunks_exact(8);
+        let sum: u64 =
+            words.map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).sum();
+        format!("{} additions", sum / 2)
+    }
+}
+
+/// Programs work while `disturb` happens again and again; every value they see must be right.
+#[track_caller]
+fn work_while(name: &str, nodes: &Cluster, trap: &str, disturb: impl Fn(&mut Work<'_>)) {
+    let name = format!("{name} {trap}");
+    let count = skip::amount(&name, LONG, PLAIN);
+    let seed = u64::from(std::process::id());
+    let mut work = Work::start(nodes, seed);
+    work.until_progress();
+    for _ in 0..count {
+        disturb(&mut work);
+        work.until_progress();
+    }
+    let said = work.finish();
+    skip::note(&format!("{name}: {said}, seed {seed}"));
+}
+
+fn three(trap: &str) -> Builder {
+    cluster(3, trap).entry("employer_shm_timeout", "120")
+}
+
+#[test]
+fn programs_are_killed_and_others_go_on() {
+    by_both_traps(|trap| {
+        let nodes = three(trap).start();
+        let name = "programs_are_killed_and_others_go_on";
+        work_while(name, &nodes, trap, |work| work.replace_a_worker());
+    });
+}
+
+#[test]
+fn the_dipcd_of_home_is_killed_again_and_again() {
+    by_both_traps(|trap| {
+        let nodes = three(trap).start();
+        let name = "the_dipcd_of_home_is_killed_again_and_again";
+        work_while(name, &nodes, trap, |work| work.cluster.node(1).kill_and_restart());
+    });
+}
+
+#[test]
+fn the_dipcd_of_a_replica_is_killed_again_and_again() {
+    by_both_traps(|trap| {
+        let nodes = three(trap).start();
+        let name = "the_dipcd_of_a_replica_is_killed_again_and_again";
+        work_while(name, &nodes, trap, |work| work.cluster.node(2).kill_and_restart());
+    });
+}
+
+#[test]
+fn any_dipcd_and_any_program_is_killed() {
+    by_both_traps(|trap| {
+        let nodes = three(trap).start();
+        let name = "any_dipcd_and_any_program_is_killed";
+        work_while(name, &nodes, trap, |work| match work.below(4) {
+            0 => work.replace_a_worker(),
+            1 => {
+                // Two at once.
+                let (one, other) = (work.any_node(), work.any_node());
+                work.cluster.node(one).kill();
+                if other != one {
+                    work.cluster.node(other).kill();
+                    work.cluster.node(other).start();
+                }
+                work.cluster.node(one).start();
+            }
+            _ => {
+                let node = work.any_node();
+                work.cluster.node(node).kill_and_restart();
+            }
+        });
+    });
+}
+
+#[test]
+fn links_break_and_come_back() {
+    for trap in TRAPS {
+        let Some(nodes) = three(trap).start_with_network() else {
+            return skip::skip("links_break_and_come_back", "needs root and ip(8)");
+        };
+        work_while("links_break_and_come_back", &nodes, trap, |work| {
+            let (one, other) = [(1, 2), (1, 3), (2, 3)][work.below(3)];
+            work.cluster.cut(one, other);
+            work.cluster.heal(one, other);
+        });
+    }
+}
+
+#[test]
+fn keepers_are_killed() {
+    by_both_traps(|trap| {
+        let nodes = three(trap).start();
+        work_while("keepers_are_killed", &nodes, trap, |work| {
+            let node = work.any_node();
+            let node = work.cluster.node(node);
+            let keeper = node.keeper().expect("a keeper runs");
+            rustix::process::kill_process(keeper, Signal::KILL).expect("it runs");
+            wait_until("another keeper", || node.keeper().filter(|new| *new != keeper));
+        });
+    });
+}
+
+#[test]
+fn a_fault_waits_while_a_dipcd_is_away() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).start();
+        let mut home = owner(cluster.node(1), 8 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must(&format!("fill 0 {} 6", 8 * PAGE));
+        for (round, node) in [1, 2, 1, 2].into_iter().enumerate() {
+            let at = round * PAGE;
+            cluster.node(node).kill();
+            away.begin(&format!("check {at} {PAGE} 6"));
+            away.until_waiting();
+            cluster.node(node).start();
+            assert_eq!(away.answer(), Ok("0".into()), "dipcd of node {node}");
+        }
+        // Home's own program waits for a page that the other node has.
+        away.must(&format!("fill 0 {} 7", 8 * PAGE));
+        for (round, node) in [2, 1, 2].into_iter().enumerate() {
+            let at = round * PAGE;
+            cluster.node(node).kill();
+            home.begin(&format!("check {at} {PAGE} 7"));
+            home.until_waiting();
+            cluster.node(node).start();
+            assert_eq!(home.answer(), Ok("0".into()), "dipcd of node {node}");
+        }
+    });
+}
+
+#[test]
+fn a_program_that_dies_in_a_fault_takes_nothing_with_it() {
+    by_both_traps(|trap| {
+        let cluster = cluster(3, trap).start();
+        let mut home = owner(cluster.node(1), 8 * PAGE);
+        home.must(&format!("fill 0 {} 6", 8 * PAGE));
+        let (mut second, mut third) = (user(cluster.node(2)), user(cluster.node(3)));
+        cluster.node(1).freeze();
+        second.begin("poke 0 1");
+        second.until_waiting();
+        third.begin(&format!("check {PAGE} {PAGE} 6"));
+        third.until_waiting();
+        second.kill();
+        cluster.node(1).thaw();
+        assert_eq!(third.answer(), Ok("0".into()));
+        assert_eq!(third.must(&format!("check 0 {} 6", 8 * PAGE)), "0");
+        assert_eq!(home.must("nattch"), "2");
+    });
+}
+
+/// A program that pulls its attachment from under a waiting thread harms nobody but itself.
+fn rude(trap: &str, way: &str) {
+    let cluster = cluster(2, trap).start();
+    let mut home = owner(cluster.node(1), 8 * PAGE);
+    home.must(&format!("fill 0 {} 6", 8 * PAGE));
+    let mut polite = user(cluster.node(2));
+    let arguments = [way, KEY, &(5 * PAGE).to_string()];
+    let mut rude = cluster.node(2).spawn(programs::helper("rude"), &arguments);
+    rude.wait_for("attached");
+    if way == "descriptors" {
+        rude.tell("go");
+        assert!(rude.wait().expect_success().contains("read it"));
+    } else {
+        cluster.node(1).freeze();
+        rude.tell("go");
+        rude.wait_for("waits");
+        cluster.node(1).thaw();
+        let output = rude.wait();
+        let killed = way == "kill" && !output.status.success();
+        assert!(killed || output.status.success(), "{trap}, {way}: {output:?}");
+    }
+    assert_eq!(polite.must(&format!("check 0 {} 6", 8 * PAGE)), "0", "{trap}, {way}");
+    polite.must(&format!("fill 0 {} 8", 8 * PAGE));
+    assert_eq!(home.must(&format!("check 0 {} 8", 8 * PAGE)), "0", "{trap}, {way}");
+    assert_eq!(home.must("nattch"), "2", "{trap}, {way}");
+}
+
+#[test]
+fn attachments_are_pulled_from_under_waiting_threads() {
+    for way in ["unmap", "map", "move", "protect", "dontneed", "fork", "shmdt", "kill", "exit"] {
+        rude("userfaultfd", way);
+    }
+    for way in ["exec", "descriptors"] {
+        by_both_traps(|trap| rude(trap, way));
+    }
+    // What the mprotect trap's library does not see it cannot serve; what it sees it does.
+    for way in ["fork", "shmdt", "kill", "exit"] {
+        rude("mprotect", way);
+    }
+}
+
+#[test]
+fn pages_of_a_lost_node_are_lost_and_others_are_not() {
+    by_both_traps(|trap| {
+        let cluster = impatient(3, trap).start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let (mut second, mut third) = (user(cluster.node(2)), user(cluster.node(3)));
+        home.must(&format!("fill 0 {} 6", 4 * PAGE));
+        second.must("poke 0 1");
+        assert_eq!(second.must(&format!("check {PAGE} {PAGE} 6")), "0");
+        assert_eq!(third.must("peek 0"), "1");
+        second.must("poke 0 2");
+        cluster.node(2).kill_everything();
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        assert_eq!(refused(&mut third, "peek 0"), "SIGBUS");
+        assert_eq!(refused(&mut third, "poke 0 1"), "SIGBUS");
+        for puppet in [&mut home, &mut third] {
+            assert_eq!(puppet.must(&format!("check {PAGE} {} 6", 3 * PAGE)), "0");
+        }
+        third.must(&format!("fill {PAGE} {} 9", 3 * PAGE));
+        assert_eq!(home.must(&format!("check {PAGE} {} 9", 3 * PAGE)), "0");
+        assert_eq!(home.must("nattch"), "2");
+        cluster.node(1).wait_for_log("lost");
+    });
+}
+
+#[test]
+fn a_lost_page_may_be_served_stale() {
+    by_both_traps(|trap| {
+        let cluster = impatient(2, trap).entry("lost_page", "stale").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must("poke 0 4");
+        away.must("poke 0 5");
+        assert_eq!(away.must("peek 0"), "5");
+        cluster.node(2).kill_everything();
+        assert_eq!(home.must("peek 0"), "4", "home's last copy");
+        home.must("poke 0 6");
+        assert_eq!(home.must("peek 0"), "6");
+    });
+}
+
+#[test]
+fn a_lost_home_gives_sigbus_and_its_key_is_free() {
+    by_both_traps(|trap| {
+        let cluster = impatient(3, trap).start();
+        let mut home = owner(cluster.node(2), 4 * PAGE);
+        let (mut first, mut third) = (user(cluster.node(1)), user(cluster.node(3)));
+        home.must(&format!("fill 0 {} 6", 4 * PAGE));
+        assert_eq!(third.must(&format!("check 0 {PAGE} 6")), "0");
+        cluster.node(2).kill_everything();
+        assert_eq!(refused(&mut first, &format!("peek {}", 2 * PAGE)), "SIGBUS");
+        assert_eq!(refused(&mut third, &format!("poke {} 1", 3 * PAGE)), "SIGBUS");
+        wait_until("the lease ends", || third.call("peek 0").err());
+        assert!(["EIDRM", "EINVAL"].contains(&refused(&mut first, "nattch").as_str()));
+        first.must("detach");
+        let mut again = dipc_tests::Puppet::of_pages(cluster.node(3));
+        wait_until("the key is free", || again.call(&format!("shmget {KEY} {PAGE} 011600")).ok());
+        again.must("attach 0");
+        assert_eq!(again.must("peek 0"), "0");
+        again.must("poke 0 1");
+        first.must(&format!("shmget {KEY} 0 010600"));
+        first.must("attach 0");
+        assert_eq!(first.must("peek 0"), "1");
+    });
+}
+
+#[test]
+fn a_node_that_is_cut_off_uses_no_page_that_others_have_given_up_on() {
+    for trap in TRAPS {
+        let Some(cluster) = impatient(2, trap).start_with_network() else {
+            return skip::skip("a_node_that_is_cut_off", "needs root and ip(8)");
+        };
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must(&format!("fill 0 {} 6", 4 * PAGE));
+        away.must("poke 0 5");
+        assert_eq!(away.must(&format!("check {PAGE} {PAGE} 6")), "0");
+        cluster.cut(1, 2);
+        // Home gives the page up, and goes on with what was only read elsewhere.
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        home.must(&format!("poke {PAGE} 9"));
+        // From then on the other node neither reads nor writes what it had.
+        away.begin(&format!("peek {PAGE}"));
+        away.until_waiting();
+        cluster.heal(1, 2);
+        let seen = away.answer();
+        assert!(seen == Ok("9".into()) || seen == Err("SIGBUS".into()), "{trap}: {seen:?}");
+        assert_eq!(refused(&mut away, "peek 0"), "SIGBUS");
+        wait_until("it may read again", || away.call(&format!("peek {}", 3 * PAGE)).ok());
+        assert_eq!(away.must(&format!("peek {PAGE}")), "9");
+        away.must(&format!("poke {} 3", 2 * PAGE));
+        assert_eq!(number(&mut home, &format!("peek {}", 2 * PAGE)), 3);
+    }
+}
+
+#[test]
+fn a_short_silence_loses_nothing() {
+    for trap in TRAPS {
+        let Some(cluster) = cluster(2, trap).start_with_network() else {
+            return skip::skip("a_short_silence_loses_nothing", "needs root and ip(8)");
+        };
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        for round in 0..4 {
+            away.must(&format!("fill 0 {PAGE} {round}"));
+            home.must(&format!("fill {PAGE} {PAGE} {round}"));
+            cluster.cut(1, 2);
+            home.begin(&format!("check 0 {PAGE} {round}"));
+            home.until_waiting();
+            away.begin(&format!("check {PAGE} {PAGE} {round}"));
+            away.until_waiting();
+            cluster.heal(1, 2);
+            assert_eq!(home.answer(), Ok("0".into()));
+            assert_eq!(away.answer(), Ok("0".into()));
+        }
+    }
+}
+
+#[test]
+fn a_dipcd_that_stands_still_cannot_keep_its_programs_writing() {
+    by_both_traps(|trap| {
+        let cluster = impatient(2, trap).start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        away.must("poke 0 5");
+        cluster.node(2).freeze();
+        // The keeper ends the lease; home declares the loss after that.
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        away.begin("poke 0 6");
+        away.until_waiting();
+        cluster.node(2).thaw();
+        assert_eq!(away.answer(), Err("SIGBUS".into()), "{trap}");
+        wait_until("it may write again", || away.call(&format!("poke {PAGE} 7")).ok());
+        assert_eq!(home.must(&format!("peek {PAGE}")), "7");
+    });
+}
+
+#[test]
+fn an_orderly_stop_is_a_loss_at_once() {
+    by_both_traps(|trap| {
+        let cluster = cluster(3, trap).entry("node_timeout", "40").entry("lease", "30").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let (mut second, mut third) = (user(cluster.node(2)), user(cluster.node(3)));
+        home.must(&format!("fill 0 {} 6", 4 * PAGE));
+        second.must("poke 0 5");
+        assert_eq!(third.must(&format!("check {PAGE} {PAGE} 6")), "0");
+        cluster.node(2).stop();
+        cluster.node(2).wait_for_log("share");
+        // Nobody waits for node_timeout.
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        assert_eq!(third.must(&format!("check {PAGE} {} 6", 3 * PAGE)), "0");
+        assert_eq!(home.must("nattch"), "2");
+        assert_eq!(refused(&mut second, "poke 0 6"), "SIGBUS");
+    });
+}
+
+#[test]
+fn a_stopped_program_holds_up_nobody() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        away.must("poke 0 5");
+        away.process().signal(Signal::STOP);
+        assert_eq!(home.must("peek 0"), "5");
+        home.must("poke 0 6");
+        away.process().signal(Signal::CONT);
+        if trap == "mprotect" {
+            // Its helper did not answer: it is dead, rather than stale.
+            wait_until("it is counted no more", || {
+                (home.call("nattch") == Ok("1".into())).then_some(())
+            });
+            cluster.node(2).wait_for_log("killed");
+        } else {
+            assert_eq!(away.must("peek 0"), "6");
+        }
+    });
+}
