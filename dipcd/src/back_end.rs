@@ -140,8 +140,9 @@ impl BackEnd {
             return;
         }
         match packets::receive::<ClientCall>(connection) {
-            Ok(Some((call, _))) => {
-                let (said, fd) = calls::serve(&self.daemon, &peer, &call);
+            Ok(Some((call, fds))) => {
+                let (said, fd) =
+                    calls::serve(&self.daemon, &peer, &call, fds.into_iter().next());
                 tracing::debug!(op = "call", pid = peer.pid, call = ?call.call, answer = ?said);
                 answer(connection, &said, fd.as_ref());
             }

@@ -27,6 +27,7 @@ use crate::control;
 use crate::daemon::Daemon;
 use crate::home::{self, Look, Maker, Verdict, Want};
 use crate::links::Unanswered;
+use crate::memory;
 use crate::metrics::Counted;
 use crate::sys::credentials::{self, Namespaces, Peer};
 use crate::undertaker::Watched;
@@ -38,11 +39,16 @@ const DIAL_WAIT: Duration = Duration::from_secs(3);
 
 type Reply = (Answer, Option<OwnedFd>);
 
-/// Serves one call.
-pub fn serve(daemon: &Arc<Daemon>, peer: &Peer, call: &ClientCall) -> Reply {
+/// Serves one call; `fd` came with it.
+pub fn serve(
+    daemon: &Arc<Daemon>,
+    peer: &Peer,
+    call: &ClientCall,
+    fd: Option<OwnedFd>,
+) -> Reply {
     let service = Service { daemon, peer, tid: call.tid, world: peer.namespaces() };
     daemon.counters.add(Counted::Calls);
-    let served = service.call(&call.call);
+    let served = service.call(&call.call, fd);
     served.unwrap_or_else(|refusal| {
         daemon.counters.add(Counted::CallsRefused);
         (Answer::Refused(refusal), None)
@@ -58,7 +64,7 @@ pub(crate) struct Service<'a> {
 }
 
 impl Service<'_> {
-    fn call(&self, call: &Call) -> Result<Reply, SysvError> {
+    fn call(&self, call: &Call, fd: Option<OwnedFd>) -> Result<Reply, SysvError> {
         if self.daemon.is_stopping() {
             return Err(SysvError::ENOSYS);
         }
@@ -96,7 +102,9 @@ impl Service<'_> {
             | Call::Unmapped { .. }
             | Call::Moved { .. }
             | Call::Control { .. }
-            | Call::Touched { .. } => Err(SysvError::ENOSYS),
+            | Call::Touched { .. } => {
+                memory::calls::serve(self.daemon, self.peer, || self.vouch(), call, fd)
+            }
             Call::Nodes
             | Call::Status { .. }
             | Call::Survey { .. }
