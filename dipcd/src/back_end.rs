@@ -29,6 +29,8 @@ const STACK_BYTES: usize = 256 << 10;
 const IDLE_MAX: usize = 4;
 /// How long a connection may take to say what it wants.
 const CALL_WAIT: Duration = Duration::from_secs(2);
+/// How long one that is refused in any case may take.
+const REFUSAL_WAIT: Duration = Duration::from_millis(100);
 
 /// Calls of each user that are being served.
 #[derive(Default)]
@@ -123,6 +125,9 @@ impl BackEnd {
     fn serve(&self, connection: &OwnedFd) {
         let peer = match Peer::of(connection) {
             Ok(peer) => peer,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return refuse(connection, SysvError::EACCES);
+            }
             Err(error) => {
                 tracing::debug!(op = "call", %error, "the caller is gone");
                 return;
@@ -131,8 +136,7 @@ impl BackEnd {
         let Some(_share) = self.shares.take(peer.uid, self.daemon.user_share()) else {
             let reason = "refused: user_clients_max is reached";
             self.daemon.refusals.of_program(peer.pid, peer.uid, reason);
-            answer(connection, &Answer::Refused(SysvError::ENOSPC), None);
-            return;
+            return refuse(connection, SysvError::ENOSPC);
         };
         let wait = rustix::net::sockopt::Timeout::Recv;
         let bounded = rustix::net::sockopt::set_socket_timeout(connection, wait, Some(CALL_WAIT));
@@ -153,6 +157,16 @@ impl BackEnd {
                 answer(connection, &Answer::Refused(SysvError::ENOSYS), None);
             }
         }
+    }
+}
+
+/// Refuses a call whatever it is. It is read first, for closing a connection with something unread
+/// takes the answer away.
+fn refuse(connection: &OwnedFd, errno: SysvError) {
+    let wait = rustix::net::sockopt::Timeout::Recv;
+    if rustix::net::sockopt::set_socket_timeout(connection, wait, Some(REFUSAL_WAIT)).is_ok() {
+        let _ = packets::receive::<ClientCall>(connection);
+        answer(connection, &Answer::Refused(errno), None);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::accounts::own_account;
 use crate::channel;
 use crate::clients::Kept;
 use crate::clock::Deadline;
+use crate::config::ContainerIdentity;
 use crate::control;
 use crate::daemon::Daemon;
 use crate::home::{self, Look, Maker, Verdict, Want};
@@ -46,13 +47,36 @@ pub fn serve(
     call: &ClientCall,
     fd: Option<OwnedFd>,
 ) -> Reply {
-    let service = Service { daemon, peer, tid: call.tid, world: peer.namespaces() };
     daemon.counters.add(Counted::Calls);
-    let served = service.call(&call.call, fd);
+    let served = identified(daemon, peer).and_then(|(contained, world)| {
+        let peer = contained.as_ref().unwrap_or(peer);
+        Service { daemon, peer, tid: call.tid, world }.call(&call.call, fd)
+    });
     served.unwrap_or_else(|refusal| {
         daemon.counters.add(Counted::CallsRefused);
         (Answer::Refused(refusal), None)
     })
+}
+
+/// As whom a program counts. The uid and the pids of one in a container are numbers of another world:
+/// it is refused, or acts as the one account that `container_identity` names, through stand-ins even
+/// where it shares our System V objects. It is nobody's root.
+fn identified(daemon: &Daemon, peer: &Peer) -> Result<(Option<Peer>, Namespaces), SysvError> {
+    let world = peer.namespaces();
+    if world.user_is_ours && world.pid_is_ours {
+        return Ok((None, world));
+    }
+    let name = match &daemon.config().container_identity {
+        ContainerIdentity::Refuse => None,
+        ContainerIdentity::User(name) => credentials::user_by_name(name.as_str()),
+    };
+    let Some(user) = name.filter(|user| user.uid != 0) else {
+        let reason = "refused: it is in a container (container_identity)";
+        daemon.refusals.of_program(peer.pid, peer.uid, reason);
+        return Err(SysvError::EACCES);
+    };
+    let peer = peer.contained_as(user).map_err(io_error)?;
+    Ok((Some(peer), Namespaces { ipc_is_ours: false, ..world }))
 }
 
 /// One call being served.
@@ -67,10 +91,6 @@ impl Service<'_> {
     fn call(&self, call: &Call, fd: Option<OwnedFd>) -> Result<Reply, SysvError> {
         if self.daemon.is_stopping() {
             return Err(SysvError::ENOSYS);
-        }
-        if !self.world.user_is_ours || !self.world.pid_is_ours {
-            // Its uid and pid are numbers of another world (container_identity = refuse).
-            return Err(SysvError::EACCES);
         }
         let own = rustix::process::geteuid();
         if !own.is_root() && self.peer.uid != own.as_raw() {

@@ -211,8 +211,6 @@ pub fn not_yet(config: &Config) -> Vec<&'static str> {
     [
         ("home", config.home != Home::Creator),
         ("send", config.send != Sending::Strict),
-        ("container_identity", config.container_identity != ContainerIdentity::Refuse),
-        ("employer_worker_timeout", config.timeouts.employer_worker.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, asked)| asked.then_some(name))

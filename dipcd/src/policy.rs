@@ -8,6 +8,7 @@
 //! ftok = native
 //! shm_noreserve = dipc
 //! get_timeout_ms = 15000          (0: none)
+//! worker_timeout_ms = 0           (0: none)
 //! [program /usr/bin/fakeroot]     (the same three entries as above, for one program)
 //! keys = all
 //! ...
@@ -174,6 +175,8 @@ pub fn render(config: &Config) -> String {
     let mut text = render_sharing(&config.sharing);
     let bound_ms = config.timeouts.employer_referee.map_or(0, |bound| bound.as_millis());
     writeln!(text, "get_timeout_ms = {bound_ms}").expect("strings take everything");
+    let bound_ms = config.timeouts.employer_worker.map_or(0, |bound| bound.as_millis());
+    writeln!(text, "worker_timeout_ms = {bound_ms}").expect("strings take everything");
     for program in &config.programs {
         writeln!(text, "[program {}]", program.path.display()).expect("strings take everything");
         text.push_str(&render_sharing(&program.sharing));
@@ -289,7 +292,7 @@ mod tests {
             assert_eq!(
                 fs::read_to_string(&file).unwrap(),
                 "keys = 0x28,0x1000-0x1fff\nftok = native\nshm_noreserve = dipc\n\
-                 get_timeout_ms = 15000\n[program /usr/bin/fakeroot]\n\
+                 get_timeout_ms = 15000\nworker_timeout_ms = 0\n[program /usr/bin/fakeroot]\n\
                  keys = all\nftok = path\nshm_noreserve = local\n"
             );
             assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);

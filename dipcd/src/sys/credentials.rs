@@ -5,7 +5,7 @@
 //! (credentials(7), kill(2)). The C library's wrappers would change every thread.
 
 use rustix::process::{
-    DumpableBehavior, Gid, PidfdFlags, Uid, getegid, geteuid, getgroups, set_dumpable_behavior,
+    DumpableBehavior, Gid, Pid, PidfdFlags, Uid, getegid, geteuid, getgroups, set_dumpable_behavior,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups,
@@ -43,6 +43,17 @@ pub struct Peer {
     pub pidfd: OwnedFd,
     /// Its start time, field 22 of /proc/PID/stat.
     pub started: u64,
+    /// As whom it counts.
+    pub counts: Counts,
+}
+
+/// As whom a program counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// As whom the kernel shows.
+    AsItself,
+    /// As the account that programs in containers share, with no rights beyond it.
+    AsContained,
 }
 
 /// Which namespaces of a process are ours; one that cannot be seen is not.
@@ -57,26 +68,37 @@ pub struct Namespaces {
 }
 
 impl Peer {
-    /// Asks the kernel. A process that has ended already is an error.
+    /// Asks the kernel. A process that has ended already is an error, and one whose pid is none of
+    /// ours, for it lives in a pid namespace that we do not see, `PermissionDenied`.
     pub fn of(socket: impl AsFd) -> io::Result<Peer> {
         let socket = socket.as_fd();
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+        let credentials = peer_credentials(socket)?;
+        let pid = Pid::from_raw(credentials.pid).ok_or(io::ErrorKind::PermissionDenied)?;
         let pidfd = match peer_pidfd(socket) {
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-                rustix::process::pidfd_open(credentials.pid, PidfdFlags::empty())?
+                rustix::process::pidfd_open(pid, PidfdFlags::empty())?
             }
             pidfd => pidfd?,
         };
-        let pid = credentials.pid.as_raw_nonzero().get().unsigned_abs();
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
         let peer = Peer {
             pid,
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
+            uid: credentials.uid,
+            gid: credentials.gid,
             groups: peer_groups(socket)?,
             pidfd,
             started: start_time(pid).ok_or_else(ended)?,
+            counts: Counts::AsItself,
         };
         if peer.has_ended()? { Err(ended()) } else { Ok(peer) }
+    }
+
+    /// The same process, as the account that programs in containers share.
+    pub fn contained_as(&self, user: User) -> io::Result<Peer> {
+        let (pidfd, groups) = (self.pidfd.try_clone()?, Vec::new());
+        let User { uid, gid } = user;
+        let (pid, started) = (self.pid, self.started);
+        Ok(Peer { pid, uid, gid, groups, pidfd, started, counts: Counts::AsContained })
     }
 
     /// Whether the process has ended; its pid may be another's then.
@@ -89,6 +111,9 @@ impl Peer {
     /// What its thread `tid` may do beyond its account: nothing, if it is not its thread or the
     /// process lives in another user namespace, where capabilities mean less.
     pub fn rights(&self, tid: u32) -> Rights {
+        if self.counts == Counts::AsContained {
+            return Rights::default();
+        }
         let path = format!("/proc/{}/task/{tid}/status", self.pid);
         let status = fs::read_to_string(path).unwrap_or_default();
         if !self.namespaces().user_is_ours || self.has_ended().unwrap_or(true) {
@@ -129,6 +154,23 @@ fn rights_in(status: &str) -> Rights {
         sys_resource: held.contains(CapabilitySet::SYS_RESOURCE),
         ipc_lock: held.contains(CapabilitySet::IPC_LOCK),
     }
+}
+
+/// By hand: rustix knows no pid 0, which the kernel names when it cannot name the pid.
+fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both outlive the call, and `length` is the size of `credentials`.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if rc == 0 { Ok(credentials) } else { Err(io::Error::last_os_error()) }
 }
 
 fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -402,6 +444,9 @@ mod tests {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         assert_eq!(peer.rights(tid).ipc_owner, geteuid().is_root());
         assert_eq!(peer.rights(1), Rights::default(), "thread 1 is not one of ours");
+        let contained = peer.contained_as(User { uid: 7, gid: 8 }).unwrap();
+        assert_eq!((contained.pid, contained.uid, contained.gid), (peer.pid, 7, 8));
+        assert_eq!((contained.rights(tid), contained.groups), (Rights::default(), Vec::new()));
     }
 
     #[test]
