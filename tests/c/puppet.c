@@ -10,6 +10,7 @@
  *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM, zeros NUM (GETZCNT),
  *                         last NUM (GETPID)
  *   remove                the queue, or the set when the last get was semget's
+ *   become UID            setresuid and setresgid, as root
  *   child LINE            the line in a child, which then ends; 0, or the child's errno
  *   exec                  runs this program anew, which keeps the set; the set
  *
@@ -17,6 +18,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +79,11 @@ static long get(const char *word, const char *arguments)
     return queue = msgget(key, (int)flags);
 }
 
+static long become(unsigned uid)
+{
+    return setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 ? -1 : setresuid(uid, uid, uid);
+}
+
 static long run_anew(void)
 {
     char number[16];
@@ -129,6 +136,8 @@ static long call(const char *word, const char *arguments)
         return semctl(set, number, GETPID);
     if (strcmp(word, "setval") == 0 && sscanf(arguments, "%d %d", &number, &value) == 2)
         return semctl(set, number, SETVAL, (union semun){ .val = value });
+    if (strcmp(word, "become") == 0)
+        return become((unsigned)number);
     if (strcmp(word, "child") == 0)
         return in_child(arguments);
     if (strcmp(word, "exec") == 0)

@@ -26,11 +26,7 @@ fn allow_file(cluster: &Cluster) -> PathBuf {
 /// Writes the allow list and has a node read it.
 fn allow(cluster: &Cluster, lines: &[String], reader: &Node) {
     fs::write(allow_file(cluster), lines.join("\n") + "\n").expect("the directory is ours");
-    let before = reader.log().matches("op=\"reload\"\n").count();
-    reader.reload();
-    wait_until("the list is read", || {
-        (reader.log().matches("op=\"reload\"\n").count() > before).then_some(())
-    });
+    reader.reload_and_wait();
 }
 
 fn line_of(node: &Node) -> String {
@@ -98,17 +94,9 @@ fn a_node_dials_nobody_who_may_not_take_part() {
 
 /// Says `cluster_key` and `cluster_key_next` anew, and has the node read it.
 fn set_keys(node: &Node, current: &Path, next: Option<&Path>) {
-    let text = fs::read_to_string(node.config()).expect("the harness wrote it");
-    let mut lines: Vec<String> =
-        text.lines().filter(|line| !line.starts_with("cluster_key")).map(str::to_owned).collect();
-    lines.push(format!("cluster_key = {}", current.display()));
-    lines.extend(next.map(|next| format!("cluster_key_next = {}", next.display())));
-    fs::write(node.config(), lines.join("\n") + "\n").expect("the directory is ours");
-    let before = node.log().matches("op=\"reload\"\n").count();
-    node.reload();
-    wait_until("the keys are read", || {
-        (node.log().matches("op=\"reload\"\n").count() > before).then_some(())
-    });
+    node.set_entry("cluster_key", current.to_str());
+    node.set_entry("cluster_key_next", next.and_then(Path::to_str));
+    node.reload_and_wait();
 }
 
 #[test]

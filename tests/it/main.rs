@@ -16,5 +16,6 @@ mod semaphores;
 mod tidy;
 mod traps;
 mod undo;
+mod users;
 
 mod differential;

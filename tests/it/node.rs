@@ -87,6 +87,16 @@ impl Node {
         self.directory.join("dipc.conf")
     }
 
+    /// Says an entry of the configuration anew; `None` leaves it out.
+    pub fn set_entry(&self, name: &str, value: Option<&str>) {
+        let text = fs::read_to_string(self.config()).expect("the harness wrote it");
+        let is_it = |line: &&str| line.split('=').next().is_some_and(|of| of.trim() == name);
+        let others = text.lines().filter(|line| !is_it(line)).map(str::to_owned);
+        let said = value.map(|value| format!("{name} = {value}"));
+        let lines: Vec<String> = others.chain(said).collect();
+        fs::write(self.config(), lines.join("\n") + "\n").expect("the directory is ours");
+    }
+
     /// The library, as the node's programs load it.
     pub fn library(&self) -> &Path {
         &self.library
@@ -201,6 +211,19 @@ impl Node {
     /// Stops dipcd where it is (SIGSTOP).
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+    }
+
+    /// The same, and waits until it has: with success, or refusing what it read.
+    #[track_caller]
+    pub fn reload_and_wait(&self) {
+        let log = || self.log();
+        let is_it = |line: &&str| {
+            line.ends_with("op=\"reload\"") || line.starts_with("ERROR") && line.contains("reload")
+        };
+        let said = || log().lines().filter(is_it).count();
+        let before = said();
+        self.reload();
+        process::wait_until("the files are read again", || (said() > before).then_some(()));
     }
 
     /// Ends [`Node::freeze`].

@@ -36,6 +36,11 @@ impl Puppet {
         Puppet { running: cluster.node(number).spawn_as(user, program, &[]), answers: 0 }
     }
 
+    /// One that runs already.
+    pub fn from(running: Running) -> Puppet {
+        Puppet { running, answers: 0 }
+    }
+
     /// Tells it to make a call that may wait.
     pub fn begin(&mut self, call: &str) {
         self.running.tell(call);
