@@ -80,7 +80,7 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
     links.set_me(lib.node()?);
     let keep = Arc::new(keep);
     let home = Home::open(&config.state_dir)?;
-    let memory = Memory::new(keep.clone(), home.segments.clone(), links.own_number());
+    let memory = Memory::new(keep.clone(), home.segments.clone(), links.own_number())?;
     memory.open_families()?;
     let daemon = Arc::new(Daemon {
         order: options.order,
@@ -292,6 +292,7 @@ fn start_threads(
     }
     report_to_ourselves(daemon);
     spawn(daemon, "pages", |daemon| daemon.memory.keep_time())?;
+    spawn(daemon, "sleepers", |daemon| daemon.memory.look_after_sleepers())?;
     spawn(daemon, "segments", memory::errands::run)?;
     spawn(daemon, "ticker", tick)?;
     spawn(daemon, "sweeper", sweep)?;

@@ -37,11 +37,12 @@ const LOOKS_MAX: u32 = 12;
 const NAMED_MAX: usize = 1024;
 
 /// Has a page fetched for reading, as if a program had touched it.
-pub type Fetch = dyn Fn(&Arc<Mappings>, u64) + Send + Sync;
+pub type Fetch<'a> = dyn Fn(&Arc<Mappings>, u64) + 'a;
 
-/// A page that has left, and when it is looked after next.
+/// Pages side by side that have left, and when they are looked after next.
 #[derive(Clone, Copy)]
 struct Look {
+    end: u64,
     due: Instant,
     pause: Duration,
     looks: u32,
@@ -54,7 +55,7 @@ struct Belief {
     value: u32,
 }
 
-/// What is looked after in one file, by the offset of the page.
+/// What is looked after in one file, by the offset of the first page or of the page.
 struct Watch {
     mappings: Arc<Mappings>,
     left: BTreeMap<u64, Look>,
@@ -91,15 +92,14 @@ impl Futexes {
     pub fn left(&self, file: SegmentFile, mappings: &Arc<Mappings>, span: Span) {
         let mut state = self.state.lock();
         let was_idle = state.files.values().all(|watch| watch.left.is_empty());
-        let look = Look { due: Instant::now() + FIRST_LOOK, pause: FIRST_LOOK, looks: 0 };
+        let (end, due) = (span.end(), Instant::now() + FIRST_LOOK);
         let watch = state.files.entry(file).or_insert_with(|| Watch {
             mappings: mappings.clone(),
             left: BTreeMap::new(),
             asleep: BTreeMap::new(),
         });
-        for page in pages_of(span) {
-            watch.left.insert(page, look);
-        }
+        let end = watch.left.get(&span.offset).map_or(end, |look| look.end.max(end));
+        watch.left.insert(span.offset, Look { end, due, pause: FIRST_LOOK, looks: 0 });
         if was_idle {
             self.changed.notify_one();
         }
@@ -161,7 +161,7 @@ impl Futexes {
     }
 
     /// Looks after pages until the end, in a thread of its own.
-    pub fn run(&self, fetch: &Fetch) {
+    pub fn run(&self, fetch: &Fetch<'_>) {
         let mut named = HashSet::new();
         while let Some(due) = self.wait_for_due() {
             for (file, mappings) in due {
@@ -204,13 +204,15 @@ impl Futexes {
         let now = Instant::now();
         let mut wanted = Vec::new();
         let (asleep, somebody_runs) = (&mut watch.asleep, found.somebody_runs && !is_unmapped);
-        watch.left.retain(|page, look| {
-            if let Some(beliefs) = found.beliefs.remove(page) {
-                if asleep.insert(*page, beliefs).is_none() {
+        watch.left.retain(|first, look| {
+            let here: Vec<_> =
+                found.beliefs.range(*first..look.end).map(|(page, _)| *page).collect();
+            for page in here {
+                let beliefs = found.beliefs.remove(&page).unwrap_or_default();
+                if asleep.insert(page, beliefs).is_none() {
                     self.asleep.fetch_add(1, Ordering::AcqRel);
                 }
-                wanted.push(*page);
-                return false;
+                wanted.push(page);
             }
             look.looks += 1;
             look.pause = (look.pause * 2).min(PAUSE_MAX);
@@ -313,7 +315,8 @@ fn several(pid: u32, address: u64, count: usize) -> Vec<Word> {
 
 /// Where in the file a word is, if this attachment has it.
 fn belief(range: &Attachment, word: Word) -> Option<(u64, Belief)> {
-    let into = word.address.checked_sub(range.pages.address).filter(|into| *into < range.span.bytes)?;
+    let into =
+        word.address.checked_sub(range.pages.address).filter(|into| *into < range.span.bytes)?;
     let offset = range.span.offset + into;
     let at = offset % rustix::param::page_size() as u64;
     Some((offset - at, Belief { at: at as u32, value: word.value }))

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64};
@@ -23,6 +23,7 @@ use super::attach::Pending;
 use super::families::{Ended, Families, Fault, Faults, Mappings};
 use super::files::ReplicaFile;
 use super::geometry::Geometry;
+use super::leases::Leases;
 use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
 use super::pager::home_side::HomeSide;
@@ -30,9 +31,10 @@ use super::pager::node_file::NodeFile;
 use super::pager::replica_side::ReplicaSide;
 use super::pager::segment::{Locked, Segment};
 use super::pager::shared::{Note, Shared};
+use super::pager::timers::Machine;
 use super::records::{CopyRecords, HomeRecords};
 use super::segments::Segments;
-use crate::clock::now_ms;
+use crate::clock::{Deadline, now_ms};
 use crate::keep::Keep;
 
 /// How long a stopped program of the mprotect trap may keep a page: less than what is left of
@@ -54,6 +56,9 @@ pub struct Memory {
     attaching: Mutex<HashMap<ObjectId, u32>>,
     pub(super) pending: Mutex<HashMap<AttachmentNo, Pending>>,
     pub(super) last_attachment: AtomicU64,
+    /// For who waits for a lease.
+    waiting: Mutex<()>,
+    answered: Condvar,
     /// For the thread of errands, until it takes it.
     pub(super) notes: Mutex<Option<Receiver<Note>>>,
     note: Sender<Note>,
@@ -61,10 +66,15 @@ pub struct Memory {
 
 impl Memory {
     /// No segment yet.
-    pub fn new(keep: Arc<Keep>, homes: Arc<Segments>, me: Arc<AtomicU8>) -> Arc<Memory> {
+    pub fn new(
+        keep: Arc<Keep>,
+        homes: Arc<Segments>,
+        me: Arc<AtomicU8>,
+    ) -> io::Result<Arc<Memory>> {
         let (note, notes) = unbounded();
-        Arc::new(Memory {
-            shared: Arc::new(Shared::new(note.clone(), me)),
+        let leases = Leases::open(homes.dir())?;
+        Ok(Arc::new(Memory {
+            shared: Arc::new(Shared::new(leases, note.clone(), me)),
             keep,
             homes,
             families: OnceLock::new(),
@@ -73,9 +83,11 @@ impl Memory {
             pending: Mutex::default(),
             // Numbers of an earlier dipcd are not used again.
             last_attachment: AtomicU64::new(now_ms() << 20),
+            waiting: Mutex::default(),
+            answered: Condvar::new(),
             notes: Mutex::new(Some(notes)),
             note,
-        })
+        }))
     }
 
     /// Begins to serve programs.
@@ -198,6 +210,7 @@ impl Memory {
 
     /// Lets go of a file.
     pub(super) fn drop_file(&self, name: SegmentFile) {
+        self.shared.futexes.forget(name);
         self.keep.release(&Held::File(name));
         self.keep.release(&Held::Aside(name));
     }
@@ -252,10 +265,61 @@ impl Memory {
     /// Does what the machines' times want, until the end.
     pub fn keep_time(&self) {
         while let Some((machine, due)) = self.shared.timers.next() {
-            if let Some(segment) = self.find(machine.id) {
-                segment.lock().due(machine.replica, due);
+            match machine {
+                Machine::Page(id, replica) => {
+                    if let Some(segment) = self.find(id) {
+                        segment.lock().due(replica, due);
+                    }
+                }
+                Machine::Lease(home) => self.look_at_lease(home),
             }
         }
+    }
+
+    /// Looks after who sleeps on words of pages that have left, until the end.
+    pub fn look_after_sleepers(&self) {
+        self.shared.futexes.run(&|mappings, offset| {
+            let (mappings, mm, thread) = (mappings.clone(), Mm::default(), 0);
+            self.fault(Fault { mappings, offset, access: Access::Read, mm, thread });
+        });
+    }
+
+    /// A home has answered the heartbeat that was sent at this time.
+    pub fn answered(&self, home: NodeId, sent_ms: u64, lease: Duration) {
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let leases = &self.shared.leases;
+        let runs_again = leases.answered(home, sent_ms, lease_ms);
+        self.shared.timers.set(Machine::Lease(home), leases.ends_ms(home));
+        if runs_again {
+            self.all_of(home).iter().for_each(|segment| segment.lock().lease_runs());
+            self.answered.notify_all();
+        }
+    }
+
+    /// A lease may be over: access to the pages of that home is taken away.
+    pub(super) fn look_at_lease(&self, home: NodeId) {
+        let leases = &self.shared.leases;
+        let ends_ms = leases.ends_ms(home);
+        if !leases.is_over(home) {
+            return self.shared.timers.set(Machine::Lease(home), ends_ms);
+        }
+        self.all_of(home).iter().for_each(|segment| segment.lock().look_at_lease());
+        leases.set_ended(home, ends_ms);
+    }
+
+    /// Waits until the pages of a home may be used; `false` at the deadline.
+    pub(super) fn await_lease(&self, home: NodeId, deadline: Deadline) -> bool {
+        let mut waiting = self.waiting.lock();
+        while self.shared.leases.is_over(home) && !deadline.is_over() {
+            self.answered.wait_for(&mut waiting, deadline.left().min(WAIT));
+        }
+        !self.shared.leases.is_over(home)
+    }
+
+    fn all_of(&self, home: NodeId) -> Vec<Arc<Segment>> {
+        let mut all = self.all();
+        all.retain(|segment| segment.home == home);
+        all
     }
 
     /// Now and then: see [`super::pager::timers::Timers::nudge`].

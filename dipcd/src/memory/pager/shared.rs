@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use dipc_core::copies::CopyStep;
+use dipc_core::copies::{CopyStep, Run};
 use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::memory::{PageNo, Replica};
 
@@ -16,7 +16,9 @@ use super::content::Contents;
 use super::node_file::NodeFile;
 use super::segment::Segment;
 use super::timers::Timers;
+use crate::memory::leases::Leases;
 use crate::memory::families::{Ended, Fault};
+use crate::memory::futexes::Futexes;
 
 /// What somebody must hear of, or do, who holds no lock.
 #[derive(Debug)]
@@ -94,19 +96,39 @@ pub struct Shared {
     pub timers: Timers,
     /// Locked memory.
     pub buffers: Buffers,
+    /// Until when the pages of other homes may be used.
+    pub leases: Leases,
+    /// Who sleeps on words of pages that have left.
+    pub futexes: Futexes,
     notes: Sender<Note>,
     me: Arc<AtomicU8>,
 }
 
 impl Shared {
     /// Notes go to `notes`; this node's number stands in `me` as soon as it is known.
-    pub fn new(notes: Sender<Note>, me: Arc<AtomicU8>) -> Shared {
-        Shared { timers: Timers::default(), buffers: Buffers::default(), notes, me }
+    pub fn new(leases: Leases, notes: Sender<Note>, me: Arc<AtomicU8>) -> Shared {
+        Shared {
+            timers: Timers::default(),
+            buffers: Buffers::default(),
+            leases,
+            futexes: Futexes::default(),
+            notes,
+            me,
+        }
     }
 
     /// This node's number, as far as it is known.
     pub fn me(&self) -> NodeId {
         NodeId::new(self.me.load(Ordering::Acquire)).unwrap_or(NodeId::NONE)
+    }
+
+    /// Ends this dipcd if the keeper has taken pages away in the middle of a step: what the step
+    /// still has to do was decided before. The next dipcd begins with what is recorded.
+    pub fn go_on_only_if_undisturbed(&self, interventions: u64) {
+        if self.leases.interventions() != interventions {
+            tracing::error!(op = "lease", "it ended in the middle of a step");
+            std::process::abort();
+        }
     }
 
     /// Leaves a note.
@@ -121,8 +143,34 @@ impl Segment {
     pub(super) fn carry_out(&self, file: &mut NodeFile, step: &CopyStep, contents: &Contents<'_>) {
         let done = file.carry_out(step, contents, &self.shared.buffers);
         self.check(*step, done);
+        self.tell_sleepers(file, step);
         if matches!(step, CopyStep::Fill { .. } | CopyStep::Open(_) | CopyStep::Fail { .. }) {
             self.changed.notify_all();
+        }
+    }
+
+    /// Who sleeps on a word of these pages is looked after. `Open` follows `Fill`, or says that a
+    /// page is writable that was readable before.
+    fn tell_sleepers(&self, file: &NodeFile, step: &CopyStep) {
+        let futexes = &self.shared.futexes;
+        let span = |run| self.geometry.run(run);
+        match *step {
+            CopyStep::Punch(run) => {
+                if let Some(span) = span(run) {
+                    futexes.left(file.file.name(), &file.mappings, span);
+                }
+            }
+            CopyStep::Fill { page, .. } => {
+                if let Some(span) = span(Run::one(page)) {
+                    futexes.came(&file.file, span);
+                }
+            }
+            CopyStep::Fail { page, .. } => {
+                if let Some(span) = span(Run::one(page)) {
+                    futexes.lost(&file.file, span);
+                }
+            }
+            _ => {}
         }
     }
 
