@@ -7,6 +7,8 @@
 //! it. Rows over the network are run twice: with the default cipher, and with `cipher = none`.
 #![forbid(unsafe_code)]
 
+mod memory;
+
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,35 +28,62 @@ const PAIRS: usize = 15;
 const HOME_CPU: &str = "0";
 const PROGRAM_CPU: &str = "1";
 
-/// One row of the table.
+/// One row of the table. What it is based on are nanoseconds, or MiB a second in rows of speed.
 struct Row {
     what: &'static str,
     against: &'static str,
     bound: f64,
     ratios: Vec<f64>,
-    baseline_ns: f64,
+    baseline: f64,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chapter {
+    All,
+    Calls,
+    Memory,
+}
+
+/// `bench [PAIRS [CHAPTER]]`.
+fn parse() -> Option<(usize, Chapter)> {
+    let mut words = env::args().skip(1);
+    let pairs = words.next().map_or(Some(PAIRS), |word| word.parse().ok());
+    let chapter = match words.next().as_deref() {
+        None => Chapter::All,
+        Some("calls") => Chapter::Calls,
+        Some("memory") => Chapter::Memory,
+        Some(_) => return None,
+    };
+    pairs.filter(|pairs| *pairs > 0).map(|pairs| (pairs, chapter))
 }
 
 fn main() -> ExitCode {
-    let pairs = match env::args().nth(1).map(|pairs| pairs.parse()) {
-        None => PAIRS,
-        Some(Ok(pairs)) if pairs > 0 => pairs,
-        Some(_) => {
-            eprintln!("usage: bench [PAIRS]");
-            return ExitCode::from(2);
-        }
+    let Some((pairs, chapter)) = parse() else {
+        eprintln!("usage: bench [PAIRS [calls | memory]]");
+        return ExitCode::from(2);
     };
     let probe = compile_probe();
     print_head();
-    home_messages(&probe, pairs).print("-");
-    home_lock(&probe, pairs).print("-");
+    if chapter != Chapter::Memory {
+        calls(&probe, pairs);
+    }
+    if chapter != Chapter::Calls {
+        memory::run(&probe, pairs);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Queues and sets.
+fn calls(probe: &Path, pairs: usize) {
+    home_messages(probe, pairs).print("-");
+    home_lock(probe, pairs).print("-");
     for cipher in ["aes-gcm", "none"] {
         let cluster = Cluster::of(2).entry("cipher", cipher).alone().start();
         for row in [remote_send, remote_ask, remote_lock] {
-            row(&cluster, &probe, pairs).print(cipher);
+            row(&cluster, probe, pairs).print(cipher);
         }
     }
-    ExitCode::SUCCESS
 }
 
 fn compile_probe() -> PathBuf {
@@ -65,24 +94,32 @@ fn compile_probe() -> PathBuf {
 fn print_head() {
     println!(
         "{:<34} {:>8} {:>7} {:>15} {:>7} {:>9}  against",
-        "row", "cipher", "ratio", "quarters", "bound", "base us"
+        "row", "cipher", "ratio", "quarters", "bound", "base"
     );
 }
 
 impl Row {
-    fn print(&self, cipher: &str) {
+    /// The ratios in order, at so many quarters of them.
+    fn at(&self, quarters: usize) -> f64 {
         let mut ratios = self.ratios.clone();
         ratios.sort_by(f64::total_cmp);
-        let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
+        ratios[(ratios.len() - 1) * quarters / 4]
+    }
+
+    fn print(&self, cipher: &str) {
+        let at = |quarters| self.at(quarters);
+        let is_speed = self.what.ends_with("(speed)");
+        let base = if is_speed { self.baseline } else { self.baseline / 1000.0 };
         let quarters = format!("{:.2} - {:.2}", at(1), at(3));
         println!(
-            "{:<34} {:>8} {:>7.2} {:>15} {:>7.2} {:>9.2}  {}",
+            "{:<34} {:>8} {:>7.2} {:>15} {:>7.2} {:>9.2} {}  {}",
             self.what,
             cipher,
             at(2),
             quarters,
             self.bound,
-            self.baseline_ns / 1000.0,
+            base,
+            if is_speed { "MiB/s" } else { "us" },
             self.against
         );
     }
@@ -106,8 +143,8 @@ fn paired(
         })
         .collect();
     baselines.sort_by(f64::total_cmp);
-    let baseline_ns = baselines[baselines.len() / 2];
-    Row { what, against, bound, ratios, baseline_ns }
+    let baseline = baselines[baselines.len() / 2];
+    Row { what, against, bound, ratios, baseline }
 }
 
 /// msgsnd + msgrcv on the node where the queue lives.
@@ -180,13 +217,20 @@ fn remote(cluster: &Cluster, probe: &Path, server: &str, client: &str) -> f64 {
 /// Puts the home's side of the client on the processor of the raw server: as soon as there is a
 /// stand-in, well within the warm-up.
 fn pin_stand_ins(home: &Node) {
-    let mut cpus = CpuSet::new();
-    cpus.set(HOME_CPU.parse().expect("a number"));
     let stand_ins = dipc_tests::process::wait_until("a stand-in", || {
         let found = home.stand_ins();
         (!found.is_empty()).then_some(found)
     });
-    for thread in stand_ins.iter().flat_map(|pid| threads_of(*pid)) {
+    for stand_in in stand_ins {
+        pin(stand_in, HOME_CPU);
+    }
+}
+
+/// Puts a process on one processor, with all its threads.
+fn pin(process: Pid, cpu: &str) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu.parse().expect("a number"));
+    for thread in threads_of(process) {
         // A thread that has ended needs no place.
         let _ = sched_setaffinity(Some(thread), &cpus);
     }

@@ -1,5 +1,5 @@
 //! Nodes gone bad, and the page protocol: a peer with the cluster's key that speaks for pages it
-//! has not, sends what nobody asked for or what is too short, as a replica's node and as a home. Its
+//! has not, sends what nobody asked for or what is too short, as a replica and as a home. Its
 //! link is closed with one line in the log, or it is ignored; nobody else notices.
 #![forbid(unsafe_code)]
 
