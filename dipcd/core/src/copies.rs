@@ -25,6 +25,31 @@ impl Run {
     }
 }
 
+/// Collects pages in growing order into runs.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    open: Option<Run>,
+}
+
+impl Runs {
+    /// Adds a page; the run that it does not continue is done.
+    pub fn add(&mut self, page: PageNo, mut done: impl FnMut(Run)) {
+        match &mut self.open {
+            Some(run) if run.first.0 + run.count == page.0 => run.count += 1,
+            open => {
+                if let Some(run) = open.replace(Run::one(page)) {
+                    done(run);
+                }
+            }
+        }
+    }
+
+    /// The last run.
+    pub fn finish(self) -> Option<Run> {
+        self.open
+    }
+}
+
 /// Where on a node a copy lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {

@@ -2,14 +2,26 @@
 //! (file and aside) and the file of records.
 #![forbid(unsafe_code)]
 
+mod home;
+mod page;
 mod record;
 mod replicas;
 
-use dipc_wire::ids::NodeId;
-use dipc_wire::memory::{Access, GrantNo, PageNo, Replica, ToHome, ToReplica};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::copies::{CopyStep, Place, Records};
+use dipc_wire::ids::NodeId;
+use dipc_wire::limits::{PAGES_MAX, PART_BYTES, REPLICAS_MAX};
+use dipc_wire::memory::{
+    Access, Content, GrantNo, Granted, Holds, PageNo, PageReport, Replica, ToHome, ToReplica,
+};
+use dipc_wire::peer::Piece;
+
+use crate::copies::{CopyStep, Place, Records, Run, Runs};
 use crate::hold::Hold;
+use crate::read_ahead::AHEAD_MAX;
+pub use home::FAULTS_MAX;
+use home::Home;
+use page::{Busy, Page, Waiter};
 pub use record::{Holding, Left, PageRecord};
 pub use replicas::ReplicaSet;
 
@@ -41,8 +53,8 @@ pub enum LostPage {
 
 /// How many pages with content a frame takes.
 pub fn frame_pages(unit_bytes: u64) -> usize {
-    let content = dipc_wire::limits::PART_BYTES as u64 / unit_bytes.max(1);
-    usize::try_from(content).map_or(1, |pages| pages.clamp(1, dipc_wire::limits::PAGES_MAX))
+    let pages = PART_BYTES as u64 / unit_bytes.max(1);
+    usize::try_from(pages).map_or(PAGES_MAX, |pages| pages.clamp(1, PAGES_MAX))
 }
 
 /// What happens to a directory.
@@ -67,15 +79,17 @@ pub enum Event {
         frame: ToHome,
     },
     /// A node attached for the first time with this file, under a number from
-    /// [`Directory::vacant`]. Its link is up. The shell has recorded it for
-    /// [`Directory::start`] before.
+    /// [`Directory::vacant`]. The shell has recorded it for [`Directory::start`] before. Nothing is
+    /// granted to it before its report.
     Joined {
         /// Its number.
         replica: Replica,
         /// Where.
         node: NodeId,
     },
-    /// The link to a node has ended, or is about to be replaced.
+    /// The link to a node has ended, or is about to be replaced. (That a new one is up is seen by
+    /// the reports. The shell asks for them, [`ToReplica::ReportPlease`], and the node's shell
+    /// reports nothing and says `Leave` for a replica that it has not got.)
     Unlinked {
         /// Which.
         node: NodeId,
@@ -114,11 +128,14 @@ pub enum Effect {
         /// Where the content lies.
         from: Place,
     },
-    /// This replica is no more: it left, or its node was lost. Forget it durably; its last
-    /// attachment may have been the segment's last. The number is vacant some steps later.
+    /// This replica is no more. Forget it durably, and only then, if it left, send it
+    /// [`ToReplica::Left`]. Its attachment may have been the segment's last. The number is vacant
+    /// some steps later.
     Gone {
         /// Which.
         replica: Replica,
+        /// How it went.
+        departure: Departure,
     },
     /// For the log: this page is lost with its owner.
     PageLost {
@@ -144,6 +161,15 @@ pub enum Effect {
     Continue,
 }
 
+/// How a replica went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Departure {
+    /// It gave everything up and said so.
+    Left,
+    /// Its node was declared lost.
+    Lost,
+}
+
 /// Why a link is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Breach {
@@ -164,10 +190,25 @@ pub enum Breach {
     },
 }
 
+/// Records that a walk over all of them looks at in one step.
+const WALK: usize = 512;
+
 /// A segment's home.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Directory {
-    config: Config,
+    home: Home,
+    /// Pages that are not at rest; for the others the record says all.
+    busy: BTreeMap<PageNo, Busy>,
+    /// The earliest time that was asked for.
+    timer_ms: Option<u64>,
+    sweep: Option<Sweep>,
+}
+
+/// A walk that takes replicas which are no more out of the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Sweep {
+    gone: ReplicaSet,
+    from: PageNo,
 }
 
 impl Directory {
@@ -179,10 +220,30 @@ impl Directory {
         now_ms: u64,
         records: &impl Records<PageRecord>,
         waiting_for: impl IntoIterator<Item = (Replica, NodeId)>,
-        each: impl FnMut(Effect),
+        mut each: impl FnMut(Effect),
     ) -> Directory {
-        let _ = (now_ms, records, waiting_for.into_iter().count(), each);
-        Directory { config }
+        let mut home = Home::new(config, now_ms);
+        for (replica, node) in waiting_for {
+            home.join(replica, node);
+        }
+        let mut directory = Directory { home, busy: BTreeMap::new(), timer_ms: None, sweep: None };
+        let (mut punched, mut freed) = (Runs::default(), Runs::default());
+        let mut effects = Vec::new();
+        let mut from = PageNo(0);
+        while let Some(no) = records.next(from).filter(|no| no.0 < config.pages) {
+            let record = directory.recover(no, records.get(no), &mut effects);
+            effects.drain(..).for_each(&mut each);
+            if !record.is_in_home_file() {
+                punched.add(no, |run| each(Effect::Copy(CopyStep::Punch(run))));
+            }
+            if !record.is_in_home_aside() {
+                freed.add(no, |run| each(Effect::Copy(CopyStep::FreeAside(run))));
+            }
+            from = PageNo(no.0 + 1);
+        }
+        punched.finish().into_iter().for_each(|run| each(Effect::Copy(CopyStep::Punch(run))));
+        freed.finish().into_iter().for_each(|run| each(Effect::Copy(CopyStep::FreeAside(run))));
+        directory
     }
 
     /// One event: what is to be done about it is added to `effects`, and must be carried out before
@@ -194,11 +255,384 @@ impl Directory {
         records: &impl Records<PageRecord>,
         effects: &mut Vec<Effect>,
     ) {
-        let _ = (now_ms, event, records, effects, self.config);
+        self.home.now_ms = now_ms;
+        match event {
+            Event::Fault { page, access } if page.0 < self.home.config.pages => {
+                let waiter = Waiter { replica: Replica::HOME, access, since_ms: now_ms };
+                let fault = |page: &mut Page, home: &mut Home, out: &mut Vec<Effect>| {
+                    page.fault(waiter, home, out)
+                };
+                let outcome = self.on(page, records.get(page), effects, fault);
+                debug_assert!(outcome.is_ok(), "home breaks no rule");
+            }
+            Event::Fault { .. } => {}
+            Event::Frame { from, frame } => self.frame(from, frame, records, effects),
+            Event::Joined { replica, node } => self.home.join(replica, node),
+            Event::Unlinked { node } => self.unlinked(node),
+            Event::Lost { node } => {
+                for replica in self.home.replicas_of(node).iter() {
+                    self.depart(replica, Departure::Lost, records, effects);
+                }
+            }
+            Event::Tick => self.tick(records, effects),
+            Event::Continue => self.sweep(records, effects),
+        }
     }
 
     /// A number for a replica that attaches; `None` if all are taken.
     pub fn vacant(&self) -> Option<Replica> {
-        None
+        let gone = self.sweep.map_or(ReplicaSet::NONE, |sweep| sweep.gone);
+        let is_vacant =
+            |replica: &Replica| !self.home.known.contains(*replica) && !gone.contains(*replica);
+        (1..REPLICAS_MAX).map(Replica).find(is_vacant)
     }
+
+    /// Replicas that have joined and have not reported on a link that is up: for what they hold,
+    /// others wait.
+    pub fn silent(&self) -> ReplicaSet {
+        self.home.known.minus(self.home.speaks).without(Replica::HOME)
+    }
+
+    /// How many pages are not at rest.
+    pub fn busy(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Works on one page.
+    fn on<T>(
+        &mut self,
+        no: PageNo,
+        record: PageRecord,
+        effects: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Page, &mut Home, &mut Vec<Effect>) -> T,
+    ) -> T {
+        let mut page = Page::open(no, record, self.busy.remove(&no), &self.home, effects);
+        let outcome = work(&mut page, &mut self.home, effects);
+        if let Some(busy) = page.close(effects) {
+            let due_ms = busy.due_ms(&self.home);
+            self.busy.insert(no, busy);
+            self.arm(due_ms, effects);
+        }
+        outcome
+    }
+
+    fn arm(&mut self, due_ms: Option<u64>, effects: &mut Vec<Effect>) {
+        if let Some(at_ms) = due_ms
+            && self.timer_ms.is_none_or(|timer_ms| at_ms < timer_ms)
+        {
+            self.timer_ms = Some(at_ms);
+            effects.push(Effect::SetTimer { at_ms });
+        }
+    }
+
+    /// What is true of one page after a restart. A grant for writing that nobody acknowledged is
+    /// under way again.
+    fn recover(&mut self, no: PageNo, record: PageRecord, effects: &mut Vec<Effect>) -> PageRecord {
+        let record = self.on(no, record, effects, |page, _, _| page.record());
+        if let Holding::Owned { owner, left: Left::Granted } = record.holding {
+            self.busy.insert(no, Busy::granting(owner, self.home.now_ms));
+        }
+        record
+    }
+
+    fn frame(
+        &mut self,
+        from: Replica,
+        frame: ToHome,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let speaks = self.home.speaks.contains(from);
+        let Some(node) = self.home.peers.get(&from).map(|peer| peer.node) else { return };
+        let outcome = match frame {
+            ToHome::Report { pages, piece } if !speaks => {
+                self.report(from, &pages, piece, records, effects)
+            }
+            // The report comes first; what comes before it is of a link that was given up.
+            _ if !speaks => Ok(()),
+            ToHome::Leave => {
+                self.depart(from, Departure::Left, records, effects);
+                Ok(())
+            }
+            frame => self.about_pages(from, frame, records, effects),
+        };
+        if let Err(reason) = outcome {
+            effects.push(Effect::Break { node, reason });
+            self.unlinked(node);
+        }
+    }
+
+    /// What a replica that speaks says about pages.
+    fn about_pages(
+        &mut self,
+        from: Replica,
+        frame: ToHome,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        match frame {
+            ToHome::Fault { first, ahead, access } => {
+                self.check([first])?;
+                self.fault(from, first, access, records.get(first), effects)?;
+                self.grant_ahead(from, PageNo(first.0 + 1), ahead, records, effects);
+            }
+            ToHome::Ahead { first, count } => {
+                self.check([first])?;
+                self.grant_ahead(from, first, count, records, effects);
+            }
+            ToHome::Ack { pages } => {
+                self.check(pages.iter().map(|(page, _)| *page))?;
+                for (no, number) in pages {
+                    self.on(no, records.get(no), effects, |page, home, out| {
+                        page.acked(from, number, home, out);
+                    });
+                }
+            }
+            ToHome::Recalled { granted, of, keeps } => {
+                self.check([granted.page])?;
+                self.on(granted.page, records.get(granted.page), effects, |page, home, out| {
+                    page.recalled(from, granted, of, keeps, home, out)
+                })?;
+            }
+            ToHome::Invalidated { page: no, number } => {
+                self.check([no])?;
+                self.on(no, records.get(no), effects, |page, home, out| {
+                    page.invalidated(from, number, home, out);
+                });
+            }
+            ToHome::Released { granted } => {
+                self.check([granted.page])?;
+                self.on(granted.page, records.get(granted.page), effects, |page, home, out| {
+                    page.released(from, granted, ReplicaSet::NONE, home, out)
+                })?;
+            }
+            ToHome::Report { .. } | ToHome::Part { .. } | ToHome::Leave => {
+                return Err(Breach::Impossible);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages of one frame: at least one, growing, in the segment.
+    fn check(&self, pages: impl IntoIterator<Item = PageNo>) -> Result<(), Breach> {
+        let mut last = None;
+        for page in pages {
+            if page.0 >= self.home.config.pages {
+                return Err(Breach::OutOfRange);
+            }
+            if last.is_some_and(|last| last >= page) {
+                return Err(Breach::Disorder);
+            }
+            last = Some(page);
+        }
+        last.map(|_| ()).ok_or(Breach::Disorder)
+    }
+
+    fn fault(
+        &mut self,
+        from: Replica,
+        no: PageNo,
+        access: Access,
+        record: PageRecord,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        let reads = matches!(record.holding, Holding::Shared(readers) if readers.contains(from));
+        if access == Access::Read && reads && self.home.was_granted_ahead(from, no) {
+            return Ok(());
+        }
+        let waiter = Waiter { replica: from, access, since_ms: self.home.now_ms };
+        self.on(no, record, effects, |page, home, out| page.fault(waiter, home, out))
+    }
+
+    /// Grants what costs no wait. Home is protected from writing in runs, before anything is
+    /// recorded, and the grants leave after all that.
+    fn grant_ahead(
+        &mut self,
+        to: Replica,
+        first: PageNo,
+        count: u16,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let end = first.0.saturating_add(u32::from(count.min(AHEAD_MAX)));
+        let mut protected = Runs::default();
+        let mut others = Vec::new();
+        let mut grants: Vec<(Place, Vec<Granted>)> = Vec::new();
+        let mut staged = Vec::new();
+        for no in (first.0..end.min(self.home.config.pages)).map(PageNo) {
+            let granted = self.on(no, records.get(no), &mut staged, |page, home, out| {
+                page.grant_ahead(to, home, out)
+            });
+            for effect in staged.drain(..) {
+                if let Effect::Copy(CopyStep::Protect(Run { first, .. })) = effect {
+                    protected.add(first, |run| effects.push(Effect::Copy(CopyStep::Protect(run))));
+                } else {
+                    others.push(effect);
+                }
+            }
+            let Some((granted, place)) = granted else { continue };
+            self.home.granted_ahead(to, no);
+            match grants.last_mut() {
+                Some((at, pages)) if *at == place && pages.len() < self.home.config.frame_pages => {
+                    pages.push(granted);
+                }
+                _ => grants.push((place, vec![granted])),
+            }
+        }
+        effects.extend(protected.finish().map(|run| Effect::Copy(CopyStep::Protect(run))));
+        effects.append(&mut others);
+        effects.extend(grants.into_iter().map(|(from, pages)| Effect::Send {
+            to,
+            frame: ToReplica::Grant { access: Access::Read, pages },
+            from,
+        }));
+    }
+
+    /// What a replica has that home may not know of; its faults are served when all of it is in.
+    fn report(
+        &mut self,
+        from: Replica,
+        pages: &[PageReport],
+        piece: Piece,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        if !pages.is_empty() {
+            self.check(pages.iter().map(|report| report.granted.page))?;
+        }
+        for PageReport { granted, holds, fault } in pages {
+            let keeps = match holds {
+                Holds::Kept => Some(ReplicaSet::NONE),
+                Holds::Shared if granted.content != Content::None => Some(ReplicaSet::of(from)),
+                Holds::Nothing | Holds::Shared | Holds::Owned => None,
+            };
+            if let Some(keeps) = keeps {
+                let no = granted.page;
+                self.on(no, records.get(no), effects, |page, home, out| {
+                    page.released(from, *granted, keeps, home, out)
+                })?;
+            }
+            if let (Some(access), Some(peer)) = (*fault, self.home.peers.get_mut(&from)) {
+                if peer.reported.len() as u32 >= FAULTS_MAX {
+                    return Err(Breach::TooMuch);
+                }
+                peer.reported.push((granted.page, access));
+            }
+        }
+        if piece == Piece::Last { self.reported(from, records, effects) } else { Ok(()) }
+    }
+
+    /// The report is whole: whatever waits for this replica is said again, and its faults count.
+    fn reported(
+        &mut self,
+        from: Replica,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        let Some(peer) = self.home.peers.get_mut(&from) else { return Ok(()) };
+        let faults = std::mem::take(&mut peer.reported);
+        self.home.speaks = self.home.speaks.with(from);
+        effects.push(Effect::Send { to: from, frame: ToReplica::Resumed, from: Place::File });
+        let now_ms = self.home.now_ms;
+        let mut granting = BTreeSet::new();
+        let busy: Vec<_> = self.busy.keys().copied().collect();
+        for no in busy {
+            let record = latest(no, records, effects);
+            if self.on(no, record, effects, |page, _, out| page.speaks(from, now_ms, out)) {
+                granting.insert(no);
+            }
+        }
+        for (no, access) in faults {
+            if !granting.contains(&no) {
+                let record = latest(no, records, effects);
+                self.fault(from, no, access, record, effects)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unlinked(&mut self, node: NodeId) {
+        for replica in self.home.replicas_of(node).iter() {
+            for busy in self.busy.values_mut() {
+                busy.asks_no_more(replica);
+            }
+            self.home.hang_up(replica);
+        }
+    }
+
+    /// A replica is no more. Pages at rest are opened as if its marks in their records were not
+    /// there; a walk takes them out before its number is given away again.
+    fn depart(
+        &mut self,
+        replica: Replica,
+        departure: Departure,
+        records: &impl Records<PageRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.home.hang_up(replica);
+        let busy: Vec<_> = self.busy.keys().copied().collect();
+        for no in busy {
+            let record = latest(no, records, effects);
+            self.on(no, record, effects, |page, home, out| {
+                page.departed(replica, departure, home, out);
+            });
+        }
+        self.home.forget(replica);
+        effects.push(Effect::Gone { replica, departure });
+        let gone = match self.sweep {
+            Some(sweep) => sweep.gone,
+            None => {
+                effects.push(Effect::Continue);
+                ReplicaSet::NONE
+            }
+        };
+        self.sweep = Some(Sweep { gone: gone.with(replica), from: PageNo(0) });
+    }
+
+    /// Goes on with the walk. Opening a page is enough to take out who is no more.
+    fn sweep(&mut self, records: &impl Records<PageRecord>, effects: &mut Vec<Effect>) {
+        let Some(Sweep { gone, mut from }) = self.sweep.take() else { return };
+        for _ in 0..WALK {
+            let Some(no) = records.next(from).filter(|no| no.0 < self.home.config.pages) else {
+                return;
+            };
+            self.on(no, records.get(no), effects, |_, _, _| ());
+            from = PageNo(no.0 + 1);
+        }
+        self.sweep = Some(Sweep { gone, from });
+        effects.push(Effect::Continue);
+    }
+
+    fn tick(&mut self, records: &impl Records<PageRecord>, effects: &mut Vec<Effect>) {
+        let now_ms = self.home.now_ms;
+        if self.timer_ms.is_none_or(|timer_ms| now_ms < timer_ms) {
+            return;
+        }
+        self.timer_ms = None;
+        let is_due = |busy: &Busy| busy.due_ms(&self.home).is_some_and(|due_ms| due_ms <= now_ms);
+        let due: Vec<_> =
+            self.busy.iter().filter(|(_, busy)| is_due(busy)).map(|(no, _)| *no).collect();
+        for no in due {
+            let (silent, number) = self.on(no, records.get(no), effects, |page, home, out| {
+                (page.tick(home, out), page.transaction())
+            });
+            for replica in silent.iter() {
+                let Some(peer) = self.home.peers.get(&replica) else { continue };
+                let (node, reason) = (peer.node, Breach::Silent { page: no, number });
+                effects.push(Effect::Break { node, reason });
+                self.unlinked(node);
+            }
+        }
+        let next_ms = self.busy.values().filter_map(|busy| busy.due_ms(&self.home)).min();
+        self.arm(next_ms, effects);
+    }
+}
+
+/// What is recorded of a page, or about to be by this step.
+fn latest(no: PageNo, records: &impl Records<PageRecord>, effects: &[Effect]) -> PageRecord {
+    let recorded = effects.iter().rev().find_map(|effect| match effect {
+        Effect::Record { page, record } if *page == no => Some(*record),
+        _ => None,
+    });
+    recorded.unwrap_or_else(|| records.get(no))
 }

@@ -10,6 +10,8 @@
 pub mod copies;
 pub mod directory;
 pub mod hold;
+pub mod lease;
+pub mod read_ahead;
 pub mod referee;
 pub mod replica;
 pub mod session;

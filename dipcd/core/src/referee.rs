@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use dipc_wire::ids::{Epoch, Incarnation, NodeId};
-use dipc_wire::peer::{Claimed, PeerFrame, Piece, Reported, Standing};
+use dipc_wire::peer::{Claimed, Intent, PeerFrame, Piece, Reported, Standing};
 
 pub use names::WAITERS_MAX;
 use names::{Grants, Names, Posts, Waiter};
@@ -441,8 +441,22 @@ impl Referee {
             }
         }
         for (from, question) in served {
+            if let PeerFrame::ClaimFor { home, .. } = question
+                && !self.may_make(home)
+            {
+                let answer = refuse_void(&question);
+                self.decide(now_ms, effects, |_, grants| {
+                    answer.into_iter().for_each(|frame| grants.post(from, frame));
+                });
+                continue;
+            }
             self.decide(now_ms, effects, |names, grants| serve(names, from, question, grants));
         }
+    }
+
+    /// Whether a node is there and believed, so that what it makes would count.
+    fn may_make(&self, node: NodeId) -> bool {
+        matches!(self.links.get(&node), Some(Link::Up { trust: Trust::Reported, .. }))
     }
 
     /// Lets the tables decide, and posts what they say.
@@ -520,6 +534,7 @@ fn is_question(frame: &PeerFrame) -> bool {
     matches!(
         frame,
         PeerFrame::Claim { .. }
+            | PeerFrame::ClaimFor { .. }
             | PeerFrame::Made { .. }
             | PeerFrame::Abandon { .. }
             | PeerFrame::Removed { .. }
@@ -533,7 +548,11 @@ fn is_question(frame: &PeerFrame) -> bool {
 fn serve(names: &mut Names, from: NodeId, question: PeerFrame, grants: &mut Grants<'_>) {
     match question {
         PeerFrame::Claim { req, kind, key, intent } => {
-            names.claim((kind, key), Waiter { node: from, req, intent }, grants);
+            names.claim((kind, key), Waiter { node: from, req, intent, maker: from }, grants);
+        }
+        PeerFrame::ClaimFor { req, kind, key, home } => {
+            let waiter = Waiter { node: from, req, intent: Intent::Create, maker: home };
+            names.claim((kind, key), waiter, grants);
         }
         PeerFrame::Made { claim, object } => names.made(from, claim, object, grants),
         PeerFrame::Abandon { claim } => names.abandon(from, claim, grants),
@@ -554,7 +573,9 @@ fn serve(names: &mut Names, from: NodeId, question: PeerFrame, grants: &mut Gran
 /// A node that is void gets no name, makes nothing, and sees nothing until it has said so.
 fn refuse_void(question: &PeerFrame) -> Option<PeerFrame> {
     Some(match *question {
-        PeerFrame::Claim { req, .. } => PeerFrame::Claimed { req, outcome: Claimed::Void },
+        PeerFrame::Claim { req, .. } | PeerFrame::ClaimFor { req, .. } => {
+            PeerFrame::Claimed { req, outcome: Claimed::Void }
+        }
         PeerFrame::Made { object, .. } => PeerFrame::Denied { id: object.id },
         PeerFrame::Resolve { req, .. } => PeerFrame::Resolved { req, found: None },
         PeerFrame::List { req, .. } => PeerFrame::Listed { req, rows: Vec::new() },

@@ -47,7 +47,10 @@ enum Holder {
 /// Leave to make one object, until it is made, abandoned, too old, or its node another one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Claim {
+    /// Who is to make it.
     node: NodeId,
+    /// Who asked for the leave: that node itself, or another.
+    asker: NodeId,
     name: Name,
     id: ObjectId,
     granted_ms: u64,
@@ -59,6 +62,15 @@ pub(super) struct Waiter {
     pub node: NodeId,
     pub req: Req,
     pub intent: Intent,
+    /// Who would make the object.
+    pub maker: NodeId,
+}
+
+impl Claim {
+    /// Whether it ends with this node.
+    fn concerns(&self, node: NodeId) -> bool {
+        self.node == node || self.asker == node
+    }
 }
 
 /// What granting a claim takes: the time, and the record of numbers.
@@ -124,7 +136,8 @@ impl Names {
         let claim = self.next_claim;
         self.next_claim = ClaimNo(claim.0 + 1);
         let granted_ms = grants.now_ms;
-        self.claims.insert(claim, Claim { node: to.node, name, id, granted_ms });
+        let (node, asker) = (to.maker, to.node);
+        self.claims.insert(claim, Claim { node, asker, name, id, granted_ms });
         grants.answer(to, Claimed::Granted { claim, id });
         Some(claim)
     }
@@ -194,7 +207,7 @@ impl Names {
 
     /// The claim will not be used.
     pub fn abandon(&mut self, from: NodeId, claim: ClaimNo, grants: &mut Grants<'_>) {
-        self.end_claims(|no, held| *no == claim && held.node == from, grants);
+        self.end_claims(|no, held| *no == claim && held.concerns(from), grants);
     }
 
     /// Claims older than `timeout_ms` are given up.
@@ -206,7 +219,7 @@ impl Names {
 
     /// All claims of a node that is another now.
     pub fn end_claims_of(&mut self, node: NodeId, grants: &mut Grants<'_>) {
-        self.end_claims(|_, claim| claim.node == node, grants);
+        self.end_claims(|_, claim| claim.concerns(node), grants);
     }
 
     fn end_claims(&mut self, ends: impl Fn(&ClaimNo, &Claim) -> bool, grants: &mut Grants<'_>) {
@@ -267,7 +280,7 @@ impl Names {
             self.remove(id);
         }
         self.end_claims(
-            |no, claim| claim.node == node && !made.iter().any(|(made, _)| made == no),
+            |no, claim| claim.concerns(node) && !made.iter().any(|(made, _)| made == no),
             grants,
         );
         // Keys first, which may be others' names by now.
