@@ -13,7 +13,9 @@ use redhook::hook;
 
 use crate::boundary::fail;
 use crate::route::{self, Route};
-use crate::{identity, jump, kernel, key_path, names, queues, sets, start, thread};
+use crate::{
+    attachments, identity, jump, kernel, key_path, names, queues, sets, start, sys, thread,
+};
 
 mod becoming;
 mod memory;
@@ -205,6 +207,15 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         "push r8",
         "push r9",
         "sub rsp, 8",
+        "cmp rdi, {clone}",
+        "je 2f",
+        "cmp rdi, {fork}",
+        "je 2f",
+        "cmp rdi, {clone3}",
+        "jne 3f",
+        "2:",
+        "call {before_fork}",
+        "3:",
         "call {address}",
         "add rsp, 8",
         "pop r9",
@@ -227,9 +238,29 @@ pub extern "C" fn syscall(number: c_long) -> c_long {
         semtimedop = const libc::SYS_semtimedop,
         unshare = const libc::SYS_unshare,
         setns = const libc::SYS_setns,
+        clone = const libc::SYS_clone,
+        fork = const libc::SYS_fork,
+        clone3 = const libc::SYS_clone3,
+        before_fork = sym before_raw_fork,
         address = sym kernel::syscall_address,
         ours = sym system_call,
     )
+}
+
+/// A fork by syscall(2), which is jumped to: the child may return on another stack.
+extern "C" fn before_raw_fork(number: c_long, first: usize) {
+    let flags = match number {
+        libc::SYS_clone => first,
+        libc::SYS_clone3 => {
+            let mut flags = [0; size_of::<usize>()];
+            let _ = sys::read_program(first, &mut flags); // the kernel will say what is wrong
+            usize::from_ne_bytes(flags)
+        }
+        _ => 0,
+    };
+    if flags & libc::CLONE_VM as usize == 0 {
+        attachments::before_raw_fork();
+    }
 }
 
 const _: () = assert!(libc::SYS_msgctl - libc::SYS_semget == 7, "with shmdt between");

@@ -17,6 +17,8 @@ use dipc_wire::client::{Answer, AttachmentNo, Call, Trap};
 use dipc_wire::ids::ObjectId;
 use dipc_wire::sysv::{SHM_EXEC, SHM_RDONLY, SHM_REMAP, SHM_RND, SysvError};
 
+use crate::boundary::attempt;
+use crate::client::NoAnswer;
 use crate::pieces::{self, Change, Piece, Table};
 use crate::sys::memory::{self, PAGE_BYTES, Protection, whole_pages};
 use crate::sys::{self, Mask};
@@ -82,7 +84,15 @@ fn wanted(flags: i32) -> Protection {
 pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError> {
     let change = pieces::change();
     let mm = trap::ready(&change)?;
-    let (answer, file) = client::call(Call::Attach { mm, id, flags })?;
+    let answered = match client::call(Call::Attach { mm, id, flags }) {
+        // This dipcd does not know us: the one that did was stopped for good.
+        Err(NoAnswer::Refused(SysvError::EPERM)) => {
+            let mm = trap::begin_anew(&change)?;
+            client::call(Call::Attach { mm, id, flags })
+        }
+        answered => answered,
+    };
+    let (answer, file) = answered?;
     let Answer::Attached { attachment, bytes, may_write } = answer else {
         return Err(SysvError::EIO);
     };
@@ -222,6 +232,17 @@ pub extern "C" fn after_fork() {
     if let Some(mask) = FORKING.take() {
         pieces::end_fork();
         sys::restore_signals(mask);
+    }
+}
+
+/// Before a fork of which the C library knows nothing; what other threads open until it happens, a
+/// child may keep.
+pub fn before_raw_fork() {
+    if pieces::is_any() {
+        let _ = attempt(|_| {
+            trap::close_all(&pieces::table());
+            Ok(())
+        });
     }
 }
 

@@ -17,7 +17,7 @@ pub extern "C" fn construct() {
 }
 
 /// In a forked child: the wires are its parent's. The rest is its own by the kernel's doing.
-extern "C" fn forked() {
+pub extern "C" fn forked() {
     attachments::after_fork();
     undisturbed(slots::close_inherited);
     undisturbed(trap::announce);

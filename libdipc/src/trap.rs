@@ -61,6 +61,13 @@ pub fn ready(change: &Change) -> Result<Mm, SysvError> {
     number().ok_or(SysvError::EIO)
 }
 
+/// Begins as if nothing had been attached before.
+pub fn begin_anew(change: &Change) -> Result<Mm, SysvError> {
+    TRAP.store(0, Ordering::Release);
+    SENTINEL.store(0, Ordering::Release); // the old page may still be registered; it stays
+    ready(change)
+}
+
 fn set_up(_: &Change) -> Result<(), SysvError> {
     let (Answer::Traps(traps), device) = client::call(Call::HowToTrap)? else {
         return Err(SysvError::EIO);

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 
 use dipc_tests::machine::{Limits, Machine, Network};
-use dipc_tests::{Cluster, Maker, Output, programs, skip};
+use dipc_tests::{Builder, Cluster, Maker, Output, programs, skip};
 
 /// The exit status of a program that cannot tell here.
 const CANNOT_TELL: i32 = 77;
@@ -50,11 +50,27 @@ fn run_all(programs: &[PathBuf], (how, machine, command): Way<'_>) -> Vec<String
 
 #[test]
 fn a_preloaded_library_is_a_good_guest() {
-    if skip::needs_root("a_preloaded_library_is_a_good_guest") {
+    run_three_ways("a_preloaded_library_is_a_good_guest", Cluster::of(2), |_| true);
+}
+
+#[test]
+fn and_where_it_serves_pages_by_sigsegv() {
+    let nodes = Cluster::of(2).entry("trap", "mprotect");
+    run_three_ways("and_where_it_serves_pages_by_sigsegv", nodes, is_about_segments);
+}
+
+fn is_about_segments(source: &Path) -> bool {
+    let name = source.file_name().expect("a file has a name");
+    name.to_string_lossy().starts_with("segments_")
+}
+
+fn run_three_ways(test: &str, nodes: Builder, wanted: impl Fn(&Path) -> bool) {
+    if skip::needs_root(test) {
         return;
     }
-    let cluster = Cluster::of(2).objects(2, 0).alone().start();
-    let programs: Vec<PathBuf> = all().iter().map(|source| build(&cluster, source)).collect();
+    let cluster = nodes.objects(2, 0).alone().start();
+    let sources = all().into_iter().filter(|source| wanted(source));
+    let programs: Vec<PathBuf> = sources.map(|source| build(&cluster, &source)).collect();
     assert!(!programs.is_empty(), "no trap is tried");
     let alone = Machine::new(Limits::Usual, Network::Shared);
     let maker = Maker::on(&cluster, 1);

@@ -9,7 +9,7 @@ use dipc_wire::ids::ObjectId;
 use redhook::hook;
 
 use crate::kernel::memory as kernel;
-use crate::{mappings, pieces, segments};
+use crate::{attachments, mappings, pieces, segments, start};
 
 hook! {
     unsafe fn shmget(key: c_int, bytes: usize, flags: c_int) -> c_int => dipc_shmget {
@@ -139,6 +139,19 @@ pub extern "C" fn remap_file_pages(
         return mappings::refuse();
     }
     kernel::remap_file_pages([address, bytes, protection as usize, page, flags as usize])
+}
+
+/// `_Fork`, which is fork without what the C library does around it, also for us.
+#[unsafe(no_mangle)]
+pub extern "C" fn _Fork() -> c_int {
+    attachments::before_fork();
+    let child = kernel::fork();
+    if child == 0 {
+        start::forked();
+    } else {
+        attachments::after_fork();
+    }
+    child
 }
 
 /// The same by syscall(2). What is not about attachments goes there untouched.

@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 use super::Real;
 use crate::sys::{self, memory};
 
+/// Not every C library has it; who calls it has one that does.
+static RAW_FORK: Real = Real::new(c"_Fork");
 pub(super) static SHMGET: Real = Real::new(c"shmget");
 pub(super) static SHMAT: Real = Real::new(c"shmat");
 pub(super) static SHMDT: Real = Real::new(c"shmdt");
@@ -49,6 +51,13 @@ pub fn shmctl(id: c_int, command: c_int, buffer: usize) -> c_int {
     // SAFETY: the type of shmctl, a pointer being one word.
     let function: Function = unsafe { transmute(SHMCTL.get()) };
     function(id, command, buffer)
+}
+
+/// `_Fork`.
+pub fn fork() -> c_int {
+    // SAFETY: the type of _Fork.
+    let function: extern "C" fn() -> c_int = unsafe { transmute(RAW_FORK.get()) };
+    function()
 }
 
 /// A function of mmap's kind, or the system call of that number.

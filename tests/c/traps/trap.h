@@ -21,6 +21,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -39,6 +40,8 @@ struct message {
     long type;
     char text[64];
 };
+
+enum trap_kind { TRAP_SET, TRAP_QUEUE, TRAP_SEGMENT };
 
 static int trap_failures;
 static int trap_objects[8][2], trap_count;
@@ -62,10 +65,12 @@ static void trap_remove(void)
         return;
     while (trap_count > 0) {
         int *object = trap_objects[--trap_count];
-        if (object[0])
+        if (object[0] == TRAP_QUEUE)
             msgctl(object[1], IPC_RMID, NULL);
-        else
+        else if (object[0] == TRAP_SET)
             semctl(object[1], 0, IPC_RMID);
+        else
+            shmctl(object[1], IPC_RMID, NULL);
     }
 }
 
@@ -101,7 +106,7 @@ static inline void trap_make(const char *kind, key_t key, int count, int mode)
     close(fd);
 }
 
-static inline int trap_made(int is_queue, int id)
+static inline int trap_made(enum trap_kind kind, int id)
 {
     if (id < 0) {
         perror("get");
@@ -111,7 +116,7 @@ static inline int trap_made(int is_queue, int id)
         trap_owner = getpid();
         atexit(trap_remove);
     }
-    trap_objects[trap_count][0] = is_queue;
+    trap_objects[trap_count][0] = kind;
     trap_objects[trap_count++][1] = id;
     return id;
 }
@@ -121,7 +126,7 @@ static inline int trap_queue(void)
 {
     key_t key = trap_key();
     trap_make("queue", key, 0, 0600);
-    return trap_made(1, msgget(key, IPC_CREAT | 0600 | trap_flag()));
+    return trap_made(TRAP_QUEUE, msgget(key, IPC_CREAT | 0600 | trap_flag()));
 }
 
 /* A new set of semaphores, all 0, removed when the program ends. */
@@ -129,7 +134,32 @@ static inline int trap_set(int count)
 {
     key_t key = trap_key();
     trap_make("set", key, count, 0600);
-    return trap_made(0, semget(key, count, IPC_CREAT | 0600 | trap_flag()));
+    return trap_made(TRAP_SET, semget(key, count, IPC_CREAT | 0600 | trap_flag()));
+}
+
+/* A new segment, removed when the program ends. */
+static inline int trap_segment(int bytes)
+{
+    key_t key = trap_key();
+    trap_make("segment", key, bytes, 0600);
+    return trap_made(TRAP_SEGMENT, shmget(key, (size_t)bytes, IPC_CREAT | 0600 | trap_flag()));
+}
+
+/* Attaches a segment anywhere. */
+static inline char *trap_attach(int segment)
+{
+    char *at = shmat(segment, NULL, 0);
+    if (at == (char *)-1) {
+        perror("shmat");
+        exit(2);
+    }
+    return at;
+}
+
+static inline long trap_attached(int segment)
+{
+    struct shmid_ds state;
+    return shmctl(segment, IPC_STAT, &state) < 0 ? -1 : (long)state.shm_nattch;
 }
 
 static inline int trap_send(int queue, long type, const char *text)
