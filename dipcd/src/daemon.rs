@@ -26,7 +26,7 @@ use dipc_wire::sysv::SysvError;
 
 use crate::allow::AllowList;
 use crate::clients::{Clients, Kept};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, now_ms};
 use crate::config::{Config, QueueOnLoss, Timeouts};
 use crate::disk::LibDir;
 use crate::home::{Home, Verdict};
@@ -333,6 +333,8 @@ impl Daemon {
     /// A link is up: whoever is home there hears what ended meanwhile, and who lives.
     pub fn linked(&self, node: NodeId) {
         self.counters.add(Counted::LinksUp);
+        // The sooner it is answered, the sooner a lease runs.
+        self.links.post(node, PeerFrame::Heartbeat { sent_ms: now_ms() });
         self.clients.census(node, |frame| self.links.post(node, frame));
     }
 
@@ -392,11 +394,13 @@ impl Daemon {
             PeerFrame::Heartbeat { sent_ms } => {
                 self.links.post(from, PeerFrame::HeartbeatEcho { sent_ms });
             }
-            PeerFrame::HeartbeatEcho { .. } => {}
+            PeerFrame::HeartbeatEcho { sent_ms } => {
+                self.memory.answered(from, sent_ms, self.config().liveness.lease);
+            }
             PeerFrame::Admitted { node, epoch } => self.admitted(from, node, epoch),
             PeerFrame::Members(members) => self.members(&members),
-            PeerFrame::Confirmed { id } => self.home.verdict(id, Verdict::Confirmed),
-            PeerFrame::Denied { id } => self.home.verdict(id, Verdict::Denied),
+            PeerFrame::Confirmed { id } => self.verdict(id, Verdict::Confirmed),
+            PeerFrame::Denied { id } => self.verdict(id, Verdict::Denied),
             PeerFrame::Claimed { req, .. }
             | PeerFrame::Resolved { req, .. }
             | PeerFrame::Listed { req, .. }

@@ -3,27 +3,32 @@
 //!
 //! It serves one dipcd at a time, of its own user; a newer connection replaces an older. It ends
 //! when no dipcd is connected and it holds nothing, or when it is told to. It reads nothing of
-//! what it holds; it only notices that a stand-in has ended, and forgets it then.
+//! what it holds; it only notices that a stand-in has ended, and forgets it then. And it watches
+//! the leases: where dipcd does not end one in time, it takes the pages away itself.
 #![forbid(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::process::{Resource, getrlimit, setrlimit};
-use std::collections::BTreeMap;
+use rustix::process::{Pid, Resource, getrlimit, setrlimit};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dipc_wire::ids::NodeId;
 use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
-use crate::{log, privileges};
+use crate::clock::now_ms;
+use crate::memory::leases::Leases;
+use crate::memory::revoke::{self, Holdings, Stopped};
 use crate::stand_in::{self, Start, Started};
 use crate::sys::packets;
 use crate::sys::process::{self, Forked};
+use crate::{log, privileges};
 
 /// Where it listens, in `state_dir`.
 pub const SOCKET_NAME: &str = "keeper.sock";
@@ -35,6 +40,8 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How long a dipcd may leave an answer unread.
 const SEND_WAIT: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 16;
+/// How long after its end a lease is left to dipcd.
+const GRACE_MS: u64 = 60;
 
 /// Becomes the keeper of `state_dir`: returns once a keeper runs in the background, which may be
 /// another one.
@@ -92,21 +99,24 @@ struct Keeper {
     _lock: File,
     listener: OwnedFd,
     dipcd: Dipcd,
-    held: BTreeMap<Held, OwnedFd>,
+    held: Holdings,
+    /// Once there is a file of a segment.
+    leases: Option<Leases>,
 }
 
 /// The dipcd that is served.
 enum Dipcd {
     /// None has come yet.
     Awaited,
-    Connected(OwnedFd),
+    /// With its pid.
+    Connected(OwnedFd, Pid),
     /// The last one has gone.
     Gone,
 }
 
 /// What poll found.
 enum Ready {
-    /// Nothing within the time, and nothing is left to wait for.
+    /// Nothing within the time.
     Nothing,
     /// These stand-ins have ended.
     Ended(Vec<Held>),
@@ -133,6 +143,7 @@ impl Keeper {
             listener,
             dipcd: Dipcd::Awaited,
             held: BTreeMap::new(),
+            leases: None,
         }))
     }
 
@@ -140,7 +151,8 @@ impl Keeper {
     fn serve(&mut self) -> io::Result<Next> {
         loop {
             match self.wait()? {
-                Ready::Nothing => break,
+                Ready::Nothing if self.is_idle() => break,
+                Ready::Nothing => self.end_leases(),
                 Ready::Ended(names) => names.iter().for_each(|name| drop(self.held.remove(name))),
                 Ready::Connection => self.admit(),
                 Ready::Packet => match self.obey() {
@@ -158,13 +170,58 @@ impl Keeper {
         Ok(Next::End)
     }
 
-    /// How long to wait: for ever, unless nobody is served and nothing is held.
-    fn patience(&self) -> Option<&'static Timespec> {
+    /// How long to wait: until a lease is over, unless nobody is served and nothing is held.
+    fn patience(&self) -> Option<Timespec> {
         match self.dipcd {
-            Dipcd::Awaited => Some(&FIRST_WAIT),
-            Dipcd::Gone if self.held.is_empty() => Some(&NO_WAIT),
-            Dipcd::Gone | Dipcd::Connected(_) => None,
+            Dipcd::Awaited => Some(FIRST_WAIT),
+            Dipcd::Gone if self.held.is_empty() => Some(NO_WAIT),
+            Dipcd::Gone | Dipcd::Connected(..) => {
+                let left_ms = self.first_lease_ms()?.saturating_sub(now_ms());
+                Timespec::try_from(Duration::from_millis(left_ms)).ok()
+            }
         }
+    }
+
+    /// Whether there is nothing to do, now that nothing has happened.
+    fn is_idle(&self) -> bool {
+        match self.dipcd {
+            Dipcd::Awaited => true,
+            Dipcd::Gone => self.held.is_empty(),
+            Dipcd::Connected(..) => false,
+        }
+    }
+
+    /// When the first lease is over that nobody has ended.
+    fn first_lease_ms(&self) -> Option<u64> {
+        let leases = self.leases.as_ref()?;
+        let homes = revoke::homes(&self.held).filter(|home| !leases.is_ended(*home));
+        homes.map(|home| leases.ends_ms(home) + GRACE_MS).min()
+    }
+
+    /// Ends the leases that dipcd should have ended. It stands still meanwhile: two at it would
+    /// spoil what is recorded.
+    fn end_leases(&self) {
+        let Some(leases) = &self.leases else { return };
+        let is_due =
+            |home: &NodeId| !leases.is_ended(*home) && leases.ends_ms(*home) + GRACE_MS <= now_ms();
+        let due: BTreeSet<_> = revoke::homes(&self.held).filter(is_due).collect();
+        if due.is_empty() {
+            return;
+        }
+        let stopped = match &self.dipcd {
+            Dipcd::Connected(_, pid) => Some(Stopped::of(*pid)),
+            Dipcd::Awaited | Dipcd::Gone => None,
+        };
+        leases.intervene();
+        for home in due {
+            let ends_ms = leases.ends_ms(home);
+            tracing::warn!(op = "lease", peer = %home, "over; its pages are taken away");
+            match revoke::end_lease(&self.state_dir, &self.held, home) {
+                Ok(()) => leases.set_ended(home, ends_ms),
+                Err(error) => tracing::error!(op = "lease", peer = %home, %error),
+            }
+        }
+        drop(stopped);
     }
 
     /// Waits for something to do. What an earlier dipcd has sent counts before a new connection,
@@ -174,13 +231,13 @@ impl Keeper {
             self.held.iter().filter(|(name, _)| matches!(name, Held::StandIn(_))).collect();
         // The listener first: whatever was sent before a connection was made is then seen.
         let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
-        if let Dipcd::Connected(connection) = &self.dipcd {
+        if let Dipcd::Connected(connection, _) = &self.dipcd {
             watched.push(PollFd::new(connection, PollFlags::IN));
         }
         let served = watched.len();
         watched.extend(stand_ins.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::empty())));
         loop {
-            match poll(&mut watched, self.patience()) {
+            match poll(&mut watched, self.patience().as_ref()) {
                 Err(Errno::INTR) => {}
                 Ok(0) => return Ok(Ready::Nothing),
                 Ok(_) => break,
@@ -206,17 +263,17 @@ impl Keeper {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
             set_socket_timeout(&connection, Timeout::Send, Some(SEND_WAIT))?;
-            Ok(connection)
+            Ok((connection, peer.pid))
         });
         match admitted {
-            Ok(connection) => self.dipcd = Dipcd::Connected(connection),
+            Ok((connection, pid)) => self.dipcd = Dipcd::Connected(connection, pid),
             Err(error) => tracing::warn!(op = "keep", %error, "a connection is refused"),
         }
     }
 
     /// Does what one packet of dipcd wants.
     fn obey(&mut self) -> io::Result<Option<Next>> {
-        let Dipcd::Connected(connection) = &self.dipcd else { return Ok(None) };
+        let Dipcd::Connected(connection, _) = &self.dipcd else { return Ok(None) };
         let Some((wanted, fds)) = packets::receive(connection)? else {
             self.dipcd = Dipcd::Gone;
             return Ok(None);
@@ -227,6 +284,9 @@ impl Keeper {
             }
             ToKeeper::Hold(name) => {
                 let fd = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+                if matches!(name, Held::File(_)) && self.leases.is_none() {
+                    self.leases = Some(revoke::leases(&self.state_dir)?);
+                }
                 self.held.insert(name, fd);
             }
             ToKeeper::Release(name) => {
@@ -246,7 +306,7 @@ impl Keeper {
 
     /// Forks a stand-in and waits until it is in its role, which takes it a few system calls.
     fn start(&mut self, who: StandIn) -> io::Result<Option<Next>> {
-        let Dipcd::Connected(connection) = &self.dipcd else { return Ok(None) };
+        let Dipcd::Connected(connection, _) = &self.dipcd else { return Ok(None) };
         let (near, far) = packets::pair()?;
         let forked = match process::fork() {
             Ok(Forked::Child) => {

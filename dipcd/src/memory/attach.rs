@@ -151,6 +151,13 @@ fn ask(
     }
     let frame = |req| PeerFrame::Attach { req, caller: caller.clone(), id, flags };
     match daemon.links.ask(home, deadline, frame) {
+        Ok(PeerFrame::Attached { outcome, .. }) if outcome.is_ok() => {
+            if daemon.memory.await_lease(home, deadline) {
+                outcome
+            } else {
+                Err(SysvError::ETIMEDOUT)
+            }
+        }
         Ok(PeerFrame::Attached { outcome, .. }) => outcome,
         Ok(_) => Err(SysvError::EIO),
         Err(Unanswered::Lost) => Err(SysvError::EIDRM),

@@ -28,7 +28,7 @@ use crate::sys::faults::{self, CanPoison, Trouble, Userfaultfd};
 mod family;
 mod housekeeper;
 mod mappings;
-mod means;
+pub mod means;
 mod space;
 mod take_over;
 

@@ -11,11 +11,13 @@ pub mod files;
 pub mod frames;
 pub mod futexes;
 pub mod geometry;
+pub mod leases;
 pub mod node;
 pub mod pager;
 pub mod process_maps;
 pub mod records;
 pub mod recover;
+pub mod revoke;
 pub mod segments;
 pub mod sleepers;
 

@@ -26,7 +26,7 @@ const GEOMETRY: &str = "geometry";
 
 /// Goes on with what was found.
 pub fn recover(daemon: &Daemon, found: &Found) -> io::Result<()> {
-    let memory = &daemon.memory;
+    let (memory, me) = (&daemon.memory, daemon.links.me());
     let mut contents: BTreeMap<SegmentFile, Arc<OwnedFd>> = BTreeMap::new();
     let mut asides = contents.clone();
     let mut traps = Vec::new();
@@ -53,6 +53,10 @@ pub fn recover(daemon: &Daemon, found: &Found) -> io::Result<()> {
     }
     asides.keys().for_each(|name| memory.drop_file(*name));
     memory.families().take_over(traps)?;
+    // Some may have ended meanwhile, and whoever ended them has said so or not.
+    let homes = memory.all().into_iter().map(|segment| segment.home);
+    let homes: std::collections::BTreeSet<_> = homes.filter(|home| *home != me).collect();
+    homes.iter().for_each(|home| memory.look_at_lease(*home));
     memory.all().iter().for_each(|segment| memory.settle(segment.id));
     Ok(())
 }
@@ -86,7 +90,8 @@ pub fn write_geometry(dir: &Path, geometry: &Geometry) -> io::Result<()> {
     fs::write(dir.join(GEOMETRY), encode_packet(&numbers))
 }
 
-fn read_geometry(dir: &Path) -> io::Result<Geometry> {
+/// How a segment of another home is cut.
+pub fn read_geometry(dir: &Path) -> io::Result<Geometry> {
     let bytes = fs::read(dir.join(GEOMETRY))?;
     let (file_bytes, unit_bytes) = decode_packet(&bytes).map_err(io::Error::other)?;
     let geometry = Geometry::of(file_bytes, unit_bytes);

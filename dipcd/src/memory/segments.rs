@@ -266,6 +266,11 @@ impl Segments {
         }
     }
 
+    /// Where all of it stands.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where what must survive dipcd stands, of a segment of this home or another.
     pub fn dir_of(&self, id: ObjectId) -> PathBuf {
         dir_of(&self.dir, id)

@@ -54,6 +54,10 @@ pub struct State {
     local: VecDeque<Local>,
     /// It is deleted, or its home is lost: nothing here counts any more.
     pub dead: bool,
+    /// The lease of its home is over, and access was taken away.
+    lapsed: bool,
+    /// While access is taken away: whether a machine has stopped in the middle of it.
+    stopped: Option<bool>,
 }
 
 /// What is said within this node.
@@ -75,7 +79,7 @@ impl Segment {
     }
 
     pub(super) fn machine(&self, replica: Replica) -> Machine {
-        Machine { id: self.id, replica }
+        Machine::Page(self.id, replica)
     }
 }
 
@@ -127,6 +131,41 @@ impl Locked<'_> {
     ) {
         self.state.step_replica(self.segment, replica, event, contents);
         self.state.settle(self.segment);
+        // It may have been given in the last moment, or after it.
+        self.look_at_lease();
+    }
+
+    /// Looks whether the lease of the segment's home is over: then access is taken away at once.
+    pub fn look_at_lease(&mut self) {
+        let (home, leases) = (self.segment.home, &self.segment.shared.leases);
+        if self.state.home.is_some() || self.state.lapsed || !leases.is_over(home) {
+            return;
+        }
+        self.state.lapsed = true;
+        if let Some(link) = self.state.links.get(&home) {
+            link.close();
+        }
+        for number in self.state.replicas.keys().copied().collect::<Vec<_>>() {
+            let mut event = replica::Event::LeaseEnded;
+            loop {
+                self.state.stopped = Some(false);
+                self.state.step_replica(self.segment, number, event, &Contents::none());
+                if self.state.stopped != Some(true) {
+                    break;
+                }
+                event = replica::Event::Continue;
+            }
+        }
+        self.state.stopped = None;
+    }
+
+    /// The lease of the segment's home runs again.
+    pub fn lease_runs(&mut self) {
+        if std::mem::take(&mut self.state.lapsed) {
+            for number in self.state.replicas.keys().copied().collect::<Vec<_>>() {
+                self.step_replica(number, replica::Event::LeaseRestored, &Contents::none());
+            }
+        }
     }
 
     /// A machine's time has come, or it goes on.
@@ -367,8 +406,10 @@ impl State {
         let Some(side) = self.replicas.get_mut(&number) else { return };
         let Some(machine) = &mut side.machine else { return };
         let mut effects = std::mem::take(&mut side.effects);
+        let before = segment.shared.leases.interventions();
         machine.step(now_ms(), event, &side.records, &mut effects);
         for effect in effects.drain(..) {
+            segment.shared.go_on_only_if_undisturbed(before);
             self.carry_out_replica(segment, number, effect, contents);
         }
         if let Some(side) = self.replicas.get_mut(&number) {
@@ -413,7 +454,10 @@ impl State {
                 let why = format!("{reason:?}");
                 shared.note(Note::Broken { id: segment.id, node: segment.home, why });
             }
-            replica::Effect::Continue => shared.timers.go_on(segment.machine(number)),
+            replica::Effect::Continue => match &mut self.stopped {
+                Some(stopped) => *stopped = true,
+                None => shared.timers.go_on(segment.machine(number)),
+            },
         }
     }
 

@@ -16,9 +16,9 @@ use super::content::Contents;
 use super::node_file::NodeFile;
 use super::segment::Segment;
 use super::timers::Timers;
-use crate::memory::leases::Leases;
 use crate::memory::families::{Ended, Fault};
 use crate::memory::futexes::Futexes;
+use crate::memory::leases::Leases;
 
 /// What somebody must hear of, or do, who holds no lock.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! When the machines of segments want to hear of the time: one thread for all of them.
+//! When the machines of segments, and leases, want to hear of the time: one thread for all of them.
 //!
 //! Who sets a time that lies far ahead wakes nobody; the ticker's [`Timers::nudge`] makes the
 //! thread look in time. So a fault, whose bounds are seconds, costs no wake-up here.
@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use dipc_wire::ids::ObjectId;
+use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::memory::Replica;
 
 use crate::clock::now_ms;
@@ -16,13 +16,13 @@ use crate::clock::now_ms;
 /// A time so near is not left to the ticker: more than a heartbeat.
 const NEAR_MS: u64 = 5_000;
 
-/// One machine: the directory of a segment (under home's number), or a replica of it.
+/// Who wants to hear of the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Machine {
-    /// Of which segment.
-    pub id: ObjectId,
-    /// Which file's; [`Replica::HOME`] is the directory.
-    pub replica: Replica,
+pub enum Machine {
+    /// A file's machine; that of [`Replica::HOME`] is the directory.
+    Page(ObjectId, Replica),
+    /// The lease of a home.
+    Lease(NodeId),
 }
 
 /// What a machine is to be told.
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn machine(replica: u8) -> Machine {
-        Machine { id: ObjectId::from_number(1), replica: Replica(replica) }
+        Machine::Page(ObjectId::from_number(1), Replica(replica))
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! Until when the pages of other homes may be used here, in a small mapped file that dipcd and its
+//! keeper share: dipcd writes when each lease ends, and that it has ended it; where dipcd is dead
+//! or stopped, the keeper does.
+//!
+//! ```text
+//! word 0         how often the keeper has stepped in
+//! word N         the end of the lease of home N, in milliseconds of CLOCK_BOOTTIME; 0: none yet
+//! word 64 + N    the end of the lease that was ended: access to that home's pages is taken away
+//! ```
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::Path;
+
+use dipc_wire::ids::NodeId;
+use dipc_wire::limits::NODES_MAX;
+
+use crate::clock::now_ms;
+use crate::sys::words::Words;
+
+const FILE_NAME: &str = "leases";
+const NODES: usize = NODES_MAX as usize;
+
+/// The leases of this node.
+#[derive(Debug)]
+pub struct Leases(Words);
+
+impl Leases {
+    /// Opens those in a directory, or makes them.
+    pub fn open(dir: &Path) -> io::Result<Leases> {
+        Words::open(&dir.join(FILE_NAME), 1 + 2 * NODES).map(Leases)
+    }
+
+    /// Home has answered a heartbeat that was sent at `sent_ms`. `true` if its lease was over.
+    pub fn answered(&self, home: NodeId, sent_ms: u64, lease_ms: u64) -> bool {
+        // A home that echoes what was never sent does not get a longer one.
+        let sent_ms = sent_ms.min(now_ms());
+        let before = self.ends_ms(home);
+        let ends_ms = before.max(sent_ms.saturating_add(lease_ms));
+        self.0.set(index(home), ends_ms);
+        before <= now_ms() && ends_ms > now_ms()
+    }
+
+    /// When the lease of a home ends.
+    pub fn ends_ms(&self, home: NodeId) -> u64 {
+        self.0.get(index(home))
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self, home: NodeId) -> bool {
+        self.ends_ms(home) <= now_ms()
+    }
+
+    /// Access to a home's pages was taken away.
+    pub fn set_ended(&self, home: NodeId, ends_ms: u64) {
+        self.0.set(NODES + index(home), ends_ms);
+    }
+
+    /// Whether access to a home's pages was taken away since its lease is over.
+    pub fn is_ended(&self, home: NodeId) -> bool {
+        self.0.get(NODES + index(home)) == self.ends_ms(home)
+    }
+
+    /// How often the keeper has stepped in. A step of a machine in which it does is worth nothing.
+    pub fn interventions(&self) -> u64 {
+        self.0.get(0)
+    }
+
+    /// The keeper steps in.
+    pub fn intervene(&self) {
+        self.0.set(0, self.interventions() + 1);
+    }
+}
+
+fn index(home: NodeId) -> usize {
+    usize::from(home.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_seen_by_whoever_opens_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (leases, keeper) =
+            (Leases::open(dir.path()).unwrap(), Leases::open(dir.path()).unwrap());
+        let home = NodeId::new(64).unwrap();
+        assert!(keeper.is_over(home) && keeper.is_ended(home), "there was none");
+        assert!(leases.answered(home, now_ms(), 60_000));
+        assert!(!leases.answered(home, now_ms(), 60_000), "it goes on");
+        assert!(!keeper.is_over(home) && !keeper.is_ended(home));
+        assert!(!leases.answered(home, u64::MAX, 60_000), "nothing is sent before its time");
+        assert!(keeper.ends_ms(home) <= now_ms() + 60_000);
+        keeper.set_ended(home, keeper.ends_ms(home));
+        keeper.intervene();
+        assert!(leases.is_ended(home));
+        assert_eq!(leases.interventions(), 1);
+    }
+}
