@@ -16,6 +16,7 @@ use crate::link::{self, Switch};
 use crate::machine::{Limits, Machine, Network};
 use crate::node::Node;
 use crate::programs;
+use crate::proxy::{Proxy, Toll, Weather};
 
 /// The port of every dipcd of the tests.
 const PORT: u16 = 4750;
@@ -29,6 +30,7 @@ pub struct Builder {
     nodes: usize,
     entries: Vec<(String, String)>,
     options: Vec<String>,
+    options_of: Vec<(usize, String)>,
     allowed: Vec<String>,
     limits: Vec<(usize, Limits)>,
     network: Network,
@@ -50,6 +52,13 @@ impl Builder {
         self
     }
 
+    /// An option for the dipcd of node `number`.
+    #[must_use]
+    pub fn option_of(mut self, number: usize, option: &str) -> Builder {
+        self.options_of.push((number, option.to_owned()));
+        self
+    }
+
     /// A machine besides the nodes that may connect to the referee.
     #[must_use]
     pub fn allow(mut self, address: &str) -> Builder {
@@ -68,7 +77,14 @@ impl Builder {
     pub fn start_with_network(mut self) -> Option<Cluster> {
         self.network = Network::Own;
         let switch = Switch::new()?;
-        Some(self.start_on(Some(switch)))
+        Some(self.start_on(Between::Switch(switch)))
+    }
+
+    /// Nodes on a network with that weather. `None` where that is not possible.
+    pub fn start_in(mut self, weather: Weather) -> Option<Cluster> {
+        self.network = Network::Own;
+        let proxy = Proxy::new(weather)?;
+        Some(self.start_on(Between::Proxy(proxy)))
     }
 
     /// No other cluster meanwhile.
@@ -80,23 +96,23 @@ impl Builder {
 
     /// Starts it.
     pub fn start(self) -> Cluster {
-        self.start_on(None)
+        self.start_on(Between::Loopback)
     }
 
     /// Makes the nodes without starting any dipcd.
     pub fn prepare(self) -> Cluster {
-        self.prepare_on(None)
+        self.prepare_on(Between::Loopback)
     }
 
-    fn start_on(self, switch: Option<Switch>) -> Cluster {
-        let cluster = self.prepare_on(switch);
+    fn start_on(self, between: Between) -> Cluster {
+        let cluster = self.prepare_on(between);
         for node in cluster.nodes() {
             node.start();
         }
         cluster
     }
 
-    fn prepare_on(self, switch: Option<Switch>) -> Cluster {
+    fn prepare_on(self, between: Between) -> Cluster {
         let turn = Turn::wait(self.share);
         let directory = tempfile::Builder::new().prefix("dipc-").tempdir();
         let directory = directory.expect("a temporary directory can be made");
@@ -114,17 +130,24 @@ impl Builder {
             let number = index + 1;
             let home = directory.path().join(number.to_string());
             let machine = Machine::new(self.limits_of(number), self.network);
-            if let Some(switch) = &switch {
-                switch.connect(&machine, number);
+            match &between {
+                Between::Loopback => {}
+                Between::Switch(switch) => switch.connect(&machine, number),
+                Between::Proxy(proxy) => proxy.connect(&machine, number),
             }
-            let (library, options) = (library.clone(), self.options.clone());
+            let (library, options) = (library.clone(), self.options_of(number));
             let node = Node::new(number, addresses[index], home, library, machine, options);
             fs::write(node.config(), self.config(&node, &addresses))
                 .expect("the directory is ours");
             node
         };
         let nodes: Vec<Node> = (0..self.nodes).map(new_node).collect();
-        Cluster { nodes, _switch: switch, _subnet: subnet, directory, _turn: turn }
+        Cluster { nodes, between, _subnet: subnet, directory, _turn: turn }
+    }
+
+    fn options_of(&self, number: usize) -> Vec<String> {
+        let own = self.options_of.iter().filter(|(of, _)| *of == number);
+        self.options.iter().chain(own.map(|(_, option)| option)).cloned().collect()
     }
 
     fn limits_of(&self, number: usize) -> Limits {
@@ -163,10 +186,17 @@ fn key_file(directory: &Path) -> PathBuf {
     file
 }
 
+/// What lies between the nodes.
+enum Between {
+    Loopback,
+    Switch(Switch),
+    Proxy(Proxy),
+}
+
 /// Nodes that know each other.
 pub struct Cluster {
     nodes: Vec<Node>,
-    _switch: Option<Switch>,
+    between: Between,
     _subnet: Subnet,
     directory: TempDir,
     _turn: Turn,
@@ -179,6 +209,7 @@ impl Cluster {
             nodes,
             entries: Vec::new(),
             options: Vec::new(),
+            options_of: Vec::new(),
             allowed: Vec::new(),
             limits: Vec::new(),
             network: Network::Shared,
@@ -214,6 +245,14 @@ impl Cluster {
             fs::copy(program, &copy).expect("the program can be copied");
         }
         copy
+    }
+
+    /// What has happened to packets, in a cluster with weather.
+    pub fn toll(&self) -> &Toll {
+        match &self.between {
+            Between::Proxy(proxy) => proxy.toll(),
+            _ => panic!("there is no weather here"),
+        }
     }
 
     /// Cuts the network between two nodes, both ways.

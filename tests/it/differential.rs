@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use dipc_tests::machine::{Limits, Machine, Network};
-use dipc_tests::{Cluster, Maker, Node, programs, skip};
+use dipc_tests::{Builder, Cluster, Maker, Node, programs, skip};
 
 /// Objects that a kernel allows where objects are made; the cases use them up.
 const OBJECTS: u32 = 24;
@@ -32,12 +32,8 @@ pub fn compare_with(name: &str, program: &str, entries: &[(&str, &str)], excepti
     if skip::needs_root(name) {
         return;
     }
-    let native = by_the_kernel(&programs::cases(program));
-    let rows = native.lines().count();
-    assert!(rows > 9, "only {rows} rows:\n{native}");
-    assert!(!native.contains("killed by signal 14"), "a case never ended:\n{native}");
-    let nodes = Cluster::of(2).objects(1, OBJECTS).objects(2, 0);
-    let nodes = entries.iter().fold(nodes, |nodes, (entry, value)| nodes.entry(entry, value));
+    let native = kernel_lines(program);
+    let nodes = entries.iter().fold(two_nodes(), |nodes, (entry, value)| nodes.entry(entry, value));
     let cluster = nodes.start();
     let cases = cluster.install(&programs::cases(program));
     let differences = [
@@ -50,6 +46,54 @@ pub fn compare_with(name: &str, program: &str, entries: &[(&str, &str)], excepti
         .map(|(how, lines)| compare_lines(how, &native, lines, exceptions))
         .collect();
     assert!(report.is_empty(), "{program} under libdipc differs from the kernel:\n{report}");
+}
+
+/// The same with the home elsewhere alone, in a cluster that `start` makes of what it is given.
+#[track_caller]
+pub fn compare_across(program: &str, start: impl FnOnce(Builder) -> Option<Cluster>) {
+    let Some(cluster) = start(two_nodes()) else { return };
+    let native = kernel_lines(program);
+    let cases = cluster.install(&programs::cases(program));
+    let report = compare_lines("across", &native, &home_elsewhere(&cluster, &cases), &[]);
+    assert!(report.is_empty(), "{program} under libdipc differs from the kernel:\n{report}");
+}
+
+/// The same with a few rows of each program: where a call takes long, all of them take too long.
+#[track_caller]
+pub fn compare_rows_across(
+    programs: &[(&str, &[&str])],
+    start: impl FnOnce(Builder) -> Option<Cluster>,
+) {
+    let Some(cluster) = start(two_nodes()) else { return };
+    let (maker, mut report) = (Maker::on(&cluster, 1), String::new());
+    for (program, rows) in programs {
+        let native = kernel_lines(program);
+        let cases = cluster.install(&programs::cases(program));
+        for row in *rows {
+            let expected = native.lines().find(|line| line.starts_with(&format!("{row}:")));
+            let expected = expected.unwrap_or_else(|| panic!("{program} has no row {row}"));
+            report += &compare_lines(
+                "across",
+                expected,
+                &rows_elsewhere(&cluster, &maker, &cases, &[row]),
+                &[],
+            );
+        }
+    }
+    assert!(report.is_empty(), "libdipc differs from the kernel:\n{report}");
+}
+
+fn two_nodes() -> Builder {
+    Cluster::of(2).objects(1, OBJECTS).objects(2, 0)
+}
+
+#[track_caller]
+fn kernel_lines(program: &str) -> String {
+    let native = by_the_kernel(&programs::cases(program));
+    let rows = native.lines().count();
+    assert!(rows > 9, "only {rows} rows:\n{native}");
+    assert!(!native.contains("killed by signal 14"), "a case never ended:\n{native}");
+    native
 }
 
 fn by_the_kernel(cases: &Path) -> String {
@@ -78,8 +122,12 @@ fn home_here(cluster: &Cluster, cases: &Path) -> String {
 }
 
 fn home_elsewhere(cluster: &Cluster, cases: &Path) -> String {
-    let maker = Maker::on(cluster, 1);
-    let mut command = cluster.node(2).command(cases, &[]);
+    rows_elsewhere(cluster, &Maker::on(cluster, 1), cases, &[])
+}
+
+/// All rows, or the one that is named.
+fn rows_elsewhere(cluster: &Cluster, maker: &Maker, cases: &Path, named: &[&str]) -> String {
+    let mut command = cluster.node(2).command(cases, named);
     prepare(&mut command);
     command.env("DIPC_TEST_FLAG", OPT_IN).env("DIPC_TEST_MAKER", maker.socket());
     run(cluster.node(2), command)

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dipc_tests::process::PATIENCE;
-use dipc_tests::{Cluster, Puppet, Running, programs, skip};
+use dipc_tests::{Builder, Cluster, Puppet, Running, programs, skip};
 use rustix::process::Signal;
 
 const SENDERS: usize = 8;
@@ -34,7 +34,10 @@ struct Traffic {
 
 impl Traffic {
     fn begin(name: &str, long: usize, plain: usize) -> Traffic {
-        let cluster = Cluster::of(NODES).alone().start();
+        Traffic::begin_in(Cluster::of(NODES).alone().start(), name, long, plain)
+    }
+
+    fn begin_in(cluster: Cluster, name: &str, long: usize, plain: usize) -> Traffic {
         let mut owner = Puppet::on(cluster.node(1));
         owner.must(&format!("msgget {KEY} 011600"));
         let messages_each = skip::amount(name, long, plain) / SENDERS;
@@ -124,9 +127,30 @@ fn assert_in_order(received: &[Record]) {
     }
 }
 
+/// The nodes that the messages of [`arrive_once`] need, to be described further.
+pub fn nodes() -> Builder {
+    Cluster::of(NODES).alone()
+}
+
+/// Each message arrives once and in order in this cluster of [`nodes`].
+#[track_caller]
+pub fn arrive_once(cluster: Cluster, name: &str, long: usize, plain: usize) {
+    undisturbed(Traffic::begin_in(cluster, name, long, plain));
+}
+
+/// Each message arrives once in this cluster of [`nodes`] while every dipcd is restarted.
+#[track_caller]
+pub fn arrive_once_over_restarts(cluster: Cluster, name: &str, long: usize, plain: usize) {
+    with_restarts(name, Traffic::begin_in(cluster, name, long, plain));
+}
+
 #[test]
 fn each_message_arrives_once_and_in_order() {
-    let mut traffic = Traffic::begin("each_message_arrives_once_and_in_order", 10_000, 1_000);
+    undisturbed(Traffic::begin("each_message_arrives_once_and_in_order", 10_000, 1_000));
+}
+
+#[track_caller]
+fn undisturbed(mut traffic: Traffic) {
     let receivers: Vec<Running> = (0..RECEIVERS).map(|_| traffic.receiver()).collect();
     for sender in traffic.senders(Duration::ZERO) {
         sender.wait().expect_success();
@@ -166,7 +190,11 @@ fn each_message_arrives_once_while_receivers_are_killed() {
 #[test]
 fn each_message_arrives_once_while_every_dipcd_is_restarted() {
     let name = "each_message_arrives_once_while_every_dipcd_is_restarted";
-    let mut traffic = Traffic::begin(name, 10_000, 1_000);
+    with_restarts(name, Traffic::begin(name, 10_000, 1_000));
+}
+
+#[track_caller]
+fn with_restarts(name: &str, mut traffic: Traffic) {
     let receivers: Vec<Running> = (0..RECEIVERS).map(|_| traffic.receiver()).collect();
     let mut senders = traffic.senders(SLOWLY);
     let (mut restarts, end) = (0, Instant::now() + PATIENCE);

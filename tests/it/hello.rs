@@ -12,7 +12,17 @@ const WORDS: &str = "Hello1: Received 'Hello, Distributed Programming!'\n";
 const WAITING: &str = "Hello1: waiting to receive a message...\n";
 
 fn across_two_nodes(hello1: &Path, hello2: &Path, home: usize, sender: usize) {
-    let cluster = Cluster::of(2).start();
+    between(&Cluster::of(2).start(), hello1, hello2, home, sender);
+}
+
+/// Both ways between the two nodes of a cluster.
+pub fn both_ways(cluster: &Cluster) {
+    let [hello1, hello2] = ["hello1", "hello2"].map(programs::example);
+    between(cluster, &hello1, &hello2, 1, 2);
+    between(cluster, &hello1, &hello2, 2, 1);
+}
+
+fn between(cluster: &Cluster, hello1: &Path, hello2: &Path, home: usize, sender: usize) {
     let first = cluster.node(home).spawn(hello1, &[]);
     first.wait_for(WAITING);
     let second = cluster.node(sender).run(hello2, &[]);

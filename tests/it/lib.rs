@@ -4,7 +4,7 @@
 //!
 //! With root each node has an IPC namespace of its own (another machine, as far as System V IPC
 //! goes), and on request a network namespace. Without root the nodes share the machine's.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cluster;
 pub mod link;
@@ -14,13 +14,16 @@ pub mod maker;
 pub mod node;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod puppet;
 pub mod skip;
 pub mod stranger;
+mod sys;
 
 pub use cluster::{Builder, Cluster};
 pub use machine::{Limits, Machine};
 pub use maker::Maker;
 pub use node::{Node, User};
 pub use process::{Output, Running};
+pub use proxy::Weather;
 pub use puppet::Puppet;

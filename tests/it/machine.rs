@@ -83,11 +83,16 @@ impl Machine {
     /// there.
     pub fn start(&self, command: &mut Command) -> Child {
         let name = command.get_program().to_string_lossy().into_owned();
-        let enter_and_spawn = || {
+        self.inside(|| command.spawn().unwrap_or_else(|error| panic!("{name}: {error}")))
+    }
+
+    /// Does something on this machine, in a thread of its own.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let enter_and_work = || {
             self.enter();
-            command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"))
+            work()
         };
-        thread::scope(|scope| scope.spawn(enter_and_spawn).join()).expect("the program starts")
+        thread::scope(|scope| scope.spawn(enter_and_work).join()).expect("it panics on its own")
     }
 
     fn enter(&self) {

@@ -14,6 +14,7 @@ mod hello;
 mod many;
 mod semaphores;
 mod tidy;
+mod transports;
 mod traps;
 mod undo;
 mod users;
