@@ -169,7 +169,8 @@ pub fn detach(address: usize) -> Option<i32> {
     if found.start != address && kernel::memory::shmdt(address) == 0 {
         return Some(0); // a segment of the kernel's lies before the rest of ours
     }
-    let end = address.saturating_add(found.whole);
+    // The first goes whatever its length; it may have grown. The others as far as the segment goes.
+    let end = found.end.max(address.saturating_add(found.whole));
     let is_meant = |piece: &Piece| {
         piece.attachment == found.attachment && piece.is_attached_at(address) && piece.end <= end
     };

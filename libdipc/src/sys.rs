@@ -13,11 +13,14 @@ use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub mod helper;
 pub mod memory;
 pub mod signals;
+mod stack;
+
+pub use stack::on_own_stack;
 
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
@@ -379,17 +382,36 @@ fn map_private(bytes: usize) -> *mut Process {
 
 /// New memory of this process, all 0.
 fn map_anonymous(bytes: usize) -> Result<usize, i32> {
-    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let (place, protection) = (own_place(bytes), (libc::PROT_READ | libc::PROT_WRITE) as usize);
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
     // SAFETY: a new mapping anywhere touches nothing that exists.
-    unsafe { raw(libc::SYS_mmap, [0, bytes, protection, flags, usize::MAX, 0]) }
+    unsafe { raw(libc::SYS_mmap, [place, bytes, protection, flags, usize::MAX, 0]) }
+}
+
+/// Where the next mapping of ours should lie: far from where the kernel puts the program's, which
+/// may count on a hole that it has just made. Each is another one; if it is taken, the kernel finds
+/// a place itself.
+pub fn own_place(bytes: usize) -> usize {
+    const AWAY: usize = 0x6000_0000_0000;
+    const ROOM: usize = 1 << 40;
+    const PAGE: usize = 4096;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let here = (&raw const NEXT).addr() / PAGE * PAGE; // as random as where we were loaded
+    let next = NEXT.fetch_add(bytes.next_multiple_of(PAGE), Ordering::Relaxed) % ROOM;
+    here.checked_sub(AWAY).map_or(0, |first| first + next)
 }
 
 /// Maps the `done` page of this process, which dipcd reads.
 pub fn map_done_page(memfd: &OwnedFd, bytes: usize) -> Result<(), i32> {
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    let arguments =
-        [0, bytes, protection, libc::MAP_SHARED as usize, memfd.as_raw_fd() as usize, 0];
+    let arguments = [
+        own_place(bytes),
+        bytes,
+        protection,
+        libc::MAP_SHARED as usize,
+        memfd.as_raw_fd() as usize,
+        0,
+    ];
     // SAFETY: a new mapping anywhere touches nothing that exists.
     let address = unsafe { raw(libc::SYS_mmap, arguments) }?;
     process().done_page.store(address as *mut u64, Ordering::Release);
@@ -458,84 +480,6 @@ pub fn wake_cancelled(tid: u32) {
         // SAFETY: no pointers.
         let _ = unsafe { raw(libc::SYS_tgkill, [pid(), tid as usize, SIGCANCEL, 0, 0, 0]) };
     }
-}
-
-/// Bytes of a stack of ours, its guard page included. Only what is used takes memory.
-const STACK_BYTES: usize = 256 << 10;
-
-/// Stacks that nobody uses.
-static STACKS: [AtomicPtr<c_void>; 64] = [const { AtomicPtr::new(ptr::null_mut()) }; 64];
-
-/// Runs `work`, which must not unwind, on a stack of ours: a program calls us from signal handlers
-/// on stacks of eight kilobytes, and from threads with sixteen; a handshake needs ten.
-pub fn on_own_stack<T>(work: impl FnOnce() -> T) -> T {
-    let Some(stack) = take_stack() else { return work() };
-    let mut job = Job { work: Some(work), result: None };
-    let argument = (&raw mut job).cast::<c_void>();
-    // SAFETY: the stack is ours alone and aligned; `run` is told the type of `job`, which outlives
-    // the call, and neither returns by unwinding nor keeps anything of that stack.
-    unsafe { call_on(stack.wrapping_byte_add(STACK_BYTES), run_for(&job), argument) };
-    give_stack(stack);
-    job.result.expect("run has run")
-}
-
-struct Job<W, T> {
-    work: Option<W>,
-    result: Option<T>,
-}
-
-fn run_for<W: FnOnce() -> T, T>(_: &Job<W, T>) -> extern "C" fn(*mut c_void) {
-    run::<W, T>
-}
-
-extern "C" fn run<W: FnOnce() -> T, T>(job: *mut c_void) {
-    // SAFETY: `on_own_stack` gives a job of this type, and looks at it only after the call.
-    let job = unsafe { &mut *job.cast::<Job<W, T>>() };
-    job.result = job.work.take().map(|work| work());
-}
-
-/// Calls a function on another stack, which begins below `top`.
-///
-/// # Safety
-/// There is a stack, in use by nobody; the function may be called with that argument and returns.
-unsafe fn call_on(top: *mut c_void, function: extern "C" fn(*mut c_void), argument: *mut c_void) {
-    // SAFETY: the caller vouches for the stack and the function; r12 is kept by functions in C.
-    unsafe {
-        asm!("mov r12, rsp", "mov rsp, {top}", "call {function}", "mov rsp, r12",
-            top = in(reg) top, function = in(reg) function, in("rdi") argument,
-            out("r12") _, clobber_abi("C"));
-    }
-}
-
-fn take_stack() -> Option<*mut c_void> {
-    let take = |place: &AtomicPtr<c_void>| {
-        if place.load(Ordering::Relaxed).is_null() {
-            return None;
-        }
-        let stack = place.swap(ptr::null_mut(), Ordering::AcqRel);
-        (!stack.is_null()).then_some(stack)
-    };
-    STACKS.iter().find_map(take).or_else(map_stack)
-}
-
-fn give_stack(stack: *mut c_void) {
-    let give = |place: &AtomicPtr<c_void>| {
-        let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-        place.compare_exchange(ptr::null_mut(), stack, order, failed).is_ok()
-    };
-    if !STACKS.iter().any(give) {
-        // SAFETY: the mapping is ours and no longer used.
-        let _ = unsafe { raw(libc::SYS_munmap, [stack as usize, STACK_BYTES, 0, 0, 0, 0]) };
-    }
-}
-
-fn map_stack() -> Option<*mut c_void> {
-    const GUARD_BYTES: usize = 4096;
-    let stack = map_anonymous(STACK_BYTES).ok()?;
-    // SAFETY: the page was mapped just now.
-    let guarded =
-        unsafe { raw(libc::SYS_mprotect, [stack, GUARD_BYTES, libc::PROT_NONE as usize, 0, 0, 0]) };
-    guarded.ok().map(|_| stack as *mut c_void)
 }
 
 /// Where this thread's stack is now.

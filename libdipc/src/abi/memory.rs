@@ -8,7 +8,9 @@ use std::ffi::{c_int, c_long};
 use dipc_wire::ids::ObjectId;
 use redhook::hook;
 
+use crate::boundary::is_inside;
 use crate::kernel::memory as kernel;
+use crate::sys::own_place;
 use crate::{attachments, mappings, pieces, segments, start};
 
 hook! {
@@ -45,6 +47,8 @@ pub extern "C" fn mmap(
     fd: c_int,
     offset: usize,
 ) -> usize {
+    let own = address == 0 && is_inside();
+    let address = if own { own_place(bytes) } else { address };
     let arguments = [address, bytes, protection as usize, flags as usize, fd as usize, offset];
     if flags & libc::MAP_FIXED != 0 && pieces::may_overlap(address, bytes) {
         return mappings::map_over(arguments);

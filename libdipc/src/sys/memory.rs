@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::raw;
+use super::{own_place, raw};
 
 /// Bytes of a page, also SHMLBA here.
 pub const PAGE_BYTES: usize = 4096;
@@ -80,9 +80,9 @@ pub fn protect(address: usize, bytes: usize, protection: Protection) -> Result<(
 /// would be filled, and whoever registers it could not.
 pub fn map_sentinel() -> Result<usize, i32> {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
-    let none = libc::PROT_NONE as usize;
+    let (place, none) = (own_place(PAGE_BYTES), libc::PROT_NONE as usize);
     // SAFETY: a new mapping anywhere touches nothing that exists.
-    let page = unsafe { raw(libc::SYS_mmap, [0, PAGE_BYTES, none, flags, usize::MAX, 0]) }?;
+    let page = unsafe { raw(libc::SYS_mmap, [place, PAGE_BYTES, none, flags, usize::MAX, 0]) }?;
     for advice in [libc::MADV_WIPEONFORK, libc::MADV_DONTDUMP] {
         pass(libc::SYS_madvise, [page, PAGE_BYTES, advice as usize, 0, 0, 0]).inspect_err(
             |_| {
