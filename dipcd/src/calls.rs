@@ -248,6 +248,7 @@ impl Service<'_> {
         daemon.tell_referee(PeerFrame::Made { claim, object });
         match verdict.recv_timeout(deadline.left()) {
             Ok(Verdict::Confirmed) => {
+                daemon.counters.add(Counted::ObjectsMade);
                 tracing::info!(op = "create", kind = want.kind.name(), key = want.key.0, %id,
                     uid = caller.uid);
                 Ok(Some(self.object(id, daemon.links.me(), Some(kernel))))
@@ -337,6 +338,7 @@ impl Service<'_> {
             self.remote_wire(home, &caller, session, ticket, &secret, deadline)?
         };
         self.keep_wire(client, image, slot, home, &socket)?;
+        daemon.counters.add(Counted::WiresOpened);
         if daemon.withdrawals() != withdrawals {
             // What let it in may count no more; its client opens another if that may be.
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);

@@ -15,7 +15,7 @@ use dipc_wire::ids::{Kind, NodeId, ObjectId, Req};
 use dipc_wire::keeper::Account;
 use dipc_wire::peer::{Located, PeerFrame};
 use dipc_wire::survey::{NodeStatus, Order, Tracing};
-use dipc_wire::sysv::SysvError;
+use dipc_wire::sysv::{Rights, SysvError};
 
 use crate::accounts::own_account;
 use crate::calls::Service;
@@ -235,14 +235,15 @@ fn remove_here(
     };
     let record = found.filter(is_it).filter(|_| kind != Kind::Segment).ok_or(SysvError::EINVAL)?;
     let (perm, _) = ipc::view(kind, record.kernel)?;
-    if account.uid == perm.uid || account.uid == perm.cuid {
-        let remove = || ipc::remove(kind, record.kernel);
-        credentials::with_effective(account, remove).map_err(|_| SysvError::EPERM)??;
-    } else if account.rights.sys_admin {
-        ipc::remove(kind, record.kernel)?;
-    } else {
+    let is_its = account.uid == perm.uid || account.uid == perm.cuid;
+    if !is_its && !account.rights.sys_admin {
         return Err(SysvError::EPERM);
     }
+    // dipcd itself has not that right; the creator may always.
+    let (groups, rights) = (Vec::new(), Rights::default());
+    let creator = Account { uid: perm.cuid, gid: perm.cgid, groups, rights };
+    let remove = || ipc::remove(kind, record.kernel);
+    credentials::with_effective(&creator, remove).map_err(|_| SysvError::EPERM)??;
     if daemon.home.strike_if_gone(id).map_err(failed)? {
         tracing::info!(op = "remove", %id, uid = account.uid);
         daemon.tell_referee(PeerFrame::Removed { id });

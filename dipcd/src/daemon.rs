@@ -24,6 +24,7 @@ use dipc_wire::noise::{NodeKey, PublicKey};
 use dipc_wire::peer::{Claimed, Member, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
+use crate::addressee::{self, Addressee};
 use crate::allow::AllowList;
 use crate::clients::{Clients, Kept};
 use crate::clock::{Deadline, now_ms};
@@ -257,6 +258,7 @@ impl Daemon {
         if !self.stand_ins.find(&stand_in)? {
             self.check_share(&stand_in)?;
             let control = self.keep.stand_in(&stand_in)?;
+            self.counters.add(Counted::StandInsStarted);
             self.stand_ins.add(stand_in.clone(), control.clone());
             let watched = self.undertaker.watch(Watched::StandIn(stand_in.clone()), control);
             watched.map_err(|_| SysvError::EAGAIN)?;
@@ -371,7 +373,7 @@ impl Daemon {
         frame: PeerFrame,
         work: &Sender<PeerFrame>,
     ) {
-        if !is_of_referee(&frame) || link == self.links.own_link() {
+        if !addressee::is_of_referee(&frame) || link == self.links.own_link() {
             self.receive(self.links.me(), link, frame, work);
         }
     }
@@ -384,12 +386,38 @@ impl Daemon {
         frame: PeerFrame,
         work: &Sender<PeerFrame>,
     ) {
-        if is_of_referee(&frame) && !self.is_referee(from) {
+        if addressee::is_of_referee(&frame) && !self.is_referee(from) {
             tracing::warn!(op = "frame", peer = %from, "only a referee says this; closing");
             self.links.close(from);
             return;
         }
         self.counters.add(Counted::FramesReceived);
+        match addressee::of(&frame) {
+            Addressee::Daemon => self.hear(from, frame),
+            Addressee::Asker(req) => {
+                if let Some(unasked) = self.links.questions.answer(from, req, frame) {
+                    self.not_waited_for(from, unasked);
+                }
+            }
+            Addressee::Worker => {
+                // A worker that has ended has no link any more.
+                if let Err(TrySendError::Full(_)) = work.try_send(frame) {
+                    tracing::warn!(op = "frame", peer = %from, "too much at once; closing");
+                    self.links.close(from);
+                }
+            }
+            Addressee::Referee => match self.names() {
+                Some(names) => names.step(self, Event::Frame { link, frame }),
+                None => {
+                    tracing::warn!(op = "frame", peer = %from, "meant for a referee; closing");
+                    self.links.close(from);
+                }
+            },
+        }
+    }
+
+    /// What takes no time.
+    fn hear(self: &Arc<Self>, from: NodeId, frame: PeerFrame) {
         match frame {
             PeerFrame::Heartbeat { sent_ms } => {
                 self.links.post(from, PeerFrame::HeartbeatEcho { sent_ms });
@@ -401,65 +429,10 @@ impl Daemon {
             PeerFrame::Members(members) => self.members(&members),
             PeerFrame::Confirmed { id } => self.verdict(id, Verdict::Confirmed),
             PeerFrame::Denied { id } => self.verdict(id, Verdict::Denied),
-            PeerFrame::Claimed { req, .. }
-            | PeerFrame::Resolved { req, .. }
-            | PeerFrame::Listed { req, .. }
-            | PeerFrame::Asked { req, .. }
-            | PeerFrame::Attached { req, .. }
-            | PeerFrame::Controlled { req, .. }
-            | PeerFrame::Counted { req, .. }
-            | PeerFrame::StatusIs { req, .. }
-            | PeerFrame::Surveyed { req, .. }
-            | PeerFrame::SemaphoresAre { req, .. }
-            | PeerFrame::RemovedFor { req, .. }
-            | PeerFrame::Succession { req, .. }
-            | PeerFrame::Ticketed { req, .. } => {
-                if let Some(unasked) = self.links.questions.answer(from, req, frame) {
-                    self.not_waited_for(from, unasked);
-                }
-            }
             PeerFrame::Buried { client, image } => {
                 self.change_clients(|clients| (clients.buried(from, client, image), ()));
             }
-            PeerFrame::ReportPlease
-            | PeerFrame::Void
-            | PeerFrame::Ask { .. }
-            | PeerFrame::Ticket { .. }
-            | PeerFrame::Ended { .. }
-            | PeerFrame::Attach { .. }
-            | PeerFrame::Detached { .. }
-            | PeerFrame::Control { .. }
-            | PeerFrame::Count { .. }
-            | PeerFrame::ToHome { .. }
-            | PeerFrame::ToReplica { .. }
-            | PeerFrame::Status { .. }
-            | PeerFrame::Survey { .. }
-            | PeerFrame::Semaphores { .. }
-            | PeerFrame::RemoveFor { .. }
-            | PeerFrame::Record(_)
-            | PeerFrame::Succeed { .. }
-            | PeerFrame::Census { .. } => {
-                // A worker that has ended has no link any more.
-                if let Err(TrySendError::Full(_)) = work.try_send(frame) {
-                    tracing::warn!(op = "frame", peer = %from, "too much at once; closing");
-                    self.links.close(from);
-                }
-            }
-            PeerFrame::Report { .. }
-            | PeerFrame::Voided
-            | PeerFrame::Claim { .. }
-            | PeerFrame::Made { .. }
-            | PeerFrame::Abandon { .. }
-            | PeerFrame::Removed { .. }
-            | PeerFrame::Unnamed { .. }
-            | PeerFrame::Resolve { .. }
-            | PeerFrame::List { .. } => match self.names() {
-                Some(names) => names.step(self, Event::Frame { link, frame }),
-                None => {
-                    tracing::warn!(op = "frame", peer = %from, "meant for a referee; closing");
-                    self.links.close(from);
-                }
-            },
+            _ => unreachable!("{frame:?} is for somebody else"),
         }
     }
 
@@ -531,34 +504,5 @@ impl Daemon {
         self.links.set_me(node);
         self.links.set_referee(from);
         tracing::info!(op = "admitted", %node, referee = %from, epoch = epoch.0);
-    }
-}
-
-/// Whether only a referee says this, unasked.
-fn is_of_referee(frame: &PeerFrame) -> bool {
-    matches!(
-        frame,
-        PeerFrame::Admitted { .. }
-            | PeerFrame::Members(_)
-            | PeerFrame::Record(_)
-            | PeerFrame::ReportPlease
-            | PeerFrame::Void
-            | PeerFrame::Confirmed { .. }
-            | PeerFrame::Denied { .. }
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dipc_wire::ids::ObjectId;
-
-    #[test]
-    fn orders_are_the_referees_and_answers_are_anybodys() {
-        assert!(is_of_referee(&PeerFrame::Void));
-        assert!(is_of_referee(&PeerFrame::Members(Vec::new())));
-        assert!(is_of_referee(&PeerFrame::Denied { id: ObjectId::from_number(1) }));
-        assert!(!is_of_referee(&PeerFrame::Heartbeat { sent_ms: 1 }));
-        assert!(!is_of_referee(&PeerFrame::Voided));
     }
 }

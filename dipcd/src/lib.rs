@@ -21,6 +21,7 @@ pub mod privileges;
 pub mod proof;
 
 pub mod accounts;
+pub mod addressee;
 pub mod back_end;
 pub mod background;
 pub mod calls;

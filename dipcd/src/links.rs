@@ -319,6 +319,8 @@ impl Links {
             }
             match table.peers.get(&node) {
                 Some(peer) if peer.lost => return Err(Unanswered::Lost),
+                // The referee names a member before it names what lives there.
+                None if table.listed => return Err(Unanswered::Lost),
                 _ if deadline.is_over() => return Err(Unanswered::TimedOut),
                 _ => {}
             }

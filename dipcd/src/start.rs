@@ -42,7 +42,7 @@ use crate::settings::Settings;
 use crate::stand_ins::StandIns;
 use crate::sys::packets;
 use crate::undertaker::{Undertaker, Watch, Watched};
-use crate::{back_end, front_end, link, policy, privileges, sockets};
+use crate::{back_end, front_end, link, policy, privileges, sockets, succession};
 
 /// Calls that may wait while no dipcd accepts them.
 const BACKLOG: i32 = 4096;
@@ -63,6 +63,7 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
     make_state_dir(&config)?;
     let lock = lock_state_dir(&config.state_dir)?;
     let lib = LibDir::open(&config.lib_dir)?;
+    succession::notice(&lib)?;
     let allow = AllowList::of_node(&config, options.admission).map_err(|errors| joined(&errors))?;
     let port = sockets::listen(config.this_machine)?;
     let node_key = lib.node_key()?;

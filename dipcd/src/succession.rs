@@ -100,13 +100,17 @@ pub fn elected(config: Config) -> io::Result<Config> {
     let lib = LibDir::existing(&config.lib_dir);
     match lib.succession()? {
         Some(referee) if referee == config.referee => lib.end_succession().map(|()| config),
-        Some(referee) => {
-            tracing::warn!(op = "referee", entry = %config.referee, %referee,
-                "dipc.conf names a referee that was replaced");
-            Ok(Config { referee, ..config })
-        }
+        Some(referee) => Ok(Config { referee, ..config }),
         None => Ok(config),
     }
+}
+
+/// A line for the log, for as long as there is an agreement.
+pub fn notice(lib: &LibDir) -> io::Result<()> {
+    if let Some(referee) = lib.succession()? {
+        tracing::warn!(op = "referee", %referee, "dipc.conf names a referee that was replaced");
+    }
+    Ok(())
 }
 
 /// Serves the frames of a succession, and the copies that make one possible.

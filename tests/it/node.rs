@@ -290,6 +290,14 @@ impl Node {
         command
     }
 
+    /// Runs one of our tools on this node, without the library, to its end.
+    #[track_caller]
+    pub fn tool(&self, name: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command(programs::tool(name), arguments);
+        command.env_remove("LD_PRELOAD");
+        self.machine.run(command)
+    }
+
     /// Starts a program on this node as another user, who is in no group but this one.
     pub fn spawn_as(&self, user: User, program: impl AsRef<Path>, arguments: &[&str]) -> Running {
         let mut command = self.command(program, arguments);

@@ -1,4 +1,5 @@
-//! `dipcs -i ID`: everything about one object, in the words of `ipcs -i`.
+//! `dipcs -i ID`: everything about one object, in the words of `ipcs -i`, which scripts may look
+//! for; what the cluster adds (home, names, users) has words of its own.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
@@ -65,16 +66,12 @@ pub fn show(
 }
 
 fn ownership(row: &ObjectRow, perm: &Perm) -> String {
-    let mode = perm.mode & PERMISSIONS.unsigned_abs();
+    let Perm { uid, gid, cuid, cgid, mode, .. } = perm;
+    let (owner, creator) = (name(&row.owner, *uid), name(&row.creator, *cuid));
+    let access = mode & PERMISSIONS.unsigned_abs();
     format!(
-        "owner={}\tuid={}\tgid={}\tcreator={}\tcuid={}\tcgid={}\nmode={:#o}\taccess_perms={mode:#o}",
-        name(&row.owner, perm.uid),
-        perm.uid,
-        perm.gid,
-        name(&row.creator, perm.cuid),
-        perm.cuid,
-        perm.cgid,
-        perm.mode,
+        "owner={owner}\tuid={uid}\tgid={gid}\tcreator={creator}\tcuid={cuid}\tcgid={cgid}\n\
+         mode=0{mode:o}\taccess_perms=0{access:o}"
     )
 }
 
