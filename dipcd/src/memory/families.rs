@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dipc_wire::client::{Mm, Trap};
@@ -116,6 +117,7 @@ struct Registry {
     /// a living one.
     errands: Sender<Errand>,
     stopped: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -158,6 +160,13 @@ impl Registry {
         families
     }
 
+    /// A thread whose end is waited for at the end.
+    fn remember(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads.lock();
+        threads.retain(|known| !known.is_finished());
+        threads.push(thread);
+    }
+
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -171,7 +180,7 @@ pub struct Placed {
     address: u64,
 }
 
-/// All families of this node.
+/// All families of this node. Dropped, it waits for its threads; the keeper's descriptors stay.
 pub struct Families {
     registry: Arc<Registry>,
     can_poison: CanPoison,
@@ -180,8 +189,13 @@ pub struct Families {
 impl Drop for Families {
     fn drop(&mut self) {
         self.registry.stopped.store(true, Ordering::Release);
+        self.registry.tell(Errand::Stop);
         for family in self.registry.all_families() {
             family.ring();
+        }
+        for thread in std::mem::take(&mut *self.registry.threads.lock()) {
+            // It logged why, if it panicked.
+            let _ = thread.join();
         }
         // Families and their registry hold each other.
         self.registry.families.lock().clear();
@@ -205,6 +219,7 @@ impl Families {
             files: Mutex::default(),
             errands,
             stopped: AtomicBool::new(false),
+            threads: Mutex::default(),
         });
         housekeeper::start(&registry, to_do)?;
         let can_poison = Userfaultfd::try_one().unwrap_or(CanPoison::No);

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dipc_wire::client::Mm;
+use dipc_wire::memory::Access;
 use dipc_wire::trap::Pages;
 
 use crate::memory::families::housekeeper::Errand;
@@ -42,6 +43,10 @@ pub(super) struct State {
     pub(super) spaces: Vec<AddressSpace>,
     /// Those whose sentinel page or ranges are new.
     unsettled: Vec<Mm>,
+    /// Those that map something else than was said.
+    doubtful: Vec<Mm>,
+    /// Faults where nothing was known to be mapped.
+    unplaced: Vec<Unplaced>,
     /// For the thread.
     faults: Vec<Fault>,
     /// Who is looked at next.
@@ -53,6 +58,15 @@ impl State {
     pub(super) fn place_of(&self, mm: Mm) -> Option<usize> {
         self.spaces.iter().position(|space| space.mm == mm && !space.is_gone())
     }
+}
+
+/// A fault as it was read.
+#[derive(Debug)]
+struct Unplaced {
+    mm: Mm,
+    address: u64,
+    access: Access,
+    thread: u32,
 }
 
 /// A family.
@@ -83,13 +97,6 @@ enum Purpose {
 struct Effort {
     purpose: Purpose,
     until: Instant,
-    has_looked: bool,
-}
-
-impl Effort {
-    fn begin(purpose: Purpose, patience: Duration) -> Effort {
-        Effort { purpose, until: Instant::now() + patience, has_looked: false }
-    }
 }
 
 impl Family {
@@ -104,7 +111,9 @@ impl Family {
     /// Starts the thread that waits for events. It ends with the last address space.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
         let family = self.clone();
-        thread::Builder::new().name("family".to_owned()).spawn(move || family.serve())?;
+        let name = "family".to_owned();
+        let thread = thread::Builder::new().name(name).spawn(move || family.serve())?;
+        self.registry.remember(thread);
         Ok(())
     }
 
@@ -262,11 +271,11 @@ impl Family {
         at: usize,
         work: &dyn Fn(&AddressSpace) -> Result<(), Trouble>,
     ) -> Result<(), Gone> {
-        let mut effort = Effort::begin(purpose, self.registry.patience);
+        let effort = Effort { purpose, until: Instant::now() + self.registry.patience };
         while !state.spaces[at].is_gone() {
             match work(&state.spaces[at]) {
                 Ok(()) => return Ok(()),
-                Err(trouble) => self.mend(state, at, trouble, &mut effort),
+                Err(trouble) => self.mend(state, at, trouble, &effort),
             }
         }
         Err(Gone)
@@ -274,16 +283,12 @@ impl Family {
 
     /// Deals with what kept something from being done: then it can be tried again, or the address
     /// space is gone.
-    fn mend(self: &Arc<Self>, state: &mut State, at: usize, trouble: Trouble, effort: &mut Effort) {
+    fn mend(self: &Arc<Self>, state: &mut State, at: usize, trouble: Trouble, effort: &Effort) {
+        let is_late = Instant::now() > effort.until;
         match trouble {
             Trouble::Gone => self.bury(state, at),
-            Trouble::Pending if Instant::now() < effort.until => {
-                if self.read_events(state, at) == 0 {
-                    state.spaces[at].means.wait_a_moment();
-                }
-            }
-            Trouble::NotThere if !effort.has_looked => {
-                effort.has_looked = true;
+            Trouble::Pending if !is_late => self.read_or_wait(state, at),
+            Trouble::NotThere if !is_late => {
                 self.look_again(state, at);
                 if effort.purpose == Purpose::Change {
                     self.settle_one(state, at);

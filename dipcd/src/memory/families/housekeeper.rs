@@ -24,13 +24,15 @@ pub(super) enum Errand {
     Ended(Ended),
     /// Write a line in the log.
     Notice(String),
+    /// End.
+    Stop,
 }
 
 /// Starts the thread. It ends with the registry.
 pub(super) fn start(registry: &Arc<Registry>, errands: Receiver<Errand>) -> io::Result<()> {
-    let registry = Arc::downgrade(registry);
-    let name = "housekeeper".to_owned();
-    thread::Builder::new().name(name).spawn(move || keep_house(&registry, &errands))?;
+    let (name, weak) = ("housekeeper".to_owned(), Arc::downgrade(registry));
+    let thread = thread::Builder::new().name(name).spawn(move || keep_house(&weak, &errands))?;
+    registry.remember(thread);
     Ok(())
 }
 
@@ -46,7 +48,7 @@ fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
                 make_round(&registry);
                 next_round = Instant::now() + ROUND;
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

@@ -178,6 +178,22 @@ impl AddressSpace {
         self.ranges = rest.into_iter().chain(moving.into_iter().map(there)).collect();
     }
 
+    /// Whether it is still there, and nothing is pending.
+    pub fn probe(&self) -> Result<(), Trouble> {
+        match &self.means {
+            Means::Gone(_) => Err(Trouble::Gone),
+            Means::Userfaultfd(_, uffd) => uffd.probe(self.sentinel_page()),
+            Means::Helper(helper) => {
+                helper.probe()?;
+                // Its socket may live on in a child.
+                match &self.process {
+                    Some(process) if !self.is_of(process.pid) => Err(Trouble::Gone),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
     /// Whether a process lives in it: its sentinel page says so.
     pub fn is_of(&self, pid: u32) -> bool {
         process_maps::word_at(pid, self.sentinel).is_ok_and(|word| word == self.mm.0)

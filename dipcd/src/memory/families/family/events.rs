@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use dipc_wire::memory::Access;
 
-use super::{Family, Purpose, State, page_at};
+use super::{Family, Purpose, State, Unplaced, page_at};
 use crate::memory::families::Fault;
 use crate::memory::families::housekeeper::Errand;
 use crate::memory::families::means::Means;
@@ -39,10 +39,11 @@ impl Family {
             match event {
                 Event::Fault { address, stores, thread } => {
                     let access = if stores { Access::Write } else { Access::Read };
-                    self.note_fault(state, at, address, access, thread);
+                    let mm = state.spaces[at].mm;
+                    self.note_fault(state, at, Unplaced { mm, address, access, thread });
                 }
                 Event::Fork(fd) => self.bear(state, at, Arc::new(fd)),
-                Event::Moved { bytes: 0, .. } => self.look_again(state, at),
+                Event::Moved { bytes: 0, .. } => state.doubtful.push(state.spaces[at].mm),
                 Event::Moved { from, to, bytes } => state.spaces[at].moved(from, to, bytes),
                 Event::Other => {}
             }
@@ -50,29 +51,24 @@ impl Family {
         count
     }
 
-    fn note_fault(
-        self: &Arc<Self>,
-        state: &mut State,
-        at: usize,
-        address: u64,
-        access: Access,
-        thread: u32,
-    ) {
-        let space = &state.spaces[at];
-        if address == space.sentinel {
-            state.unsettled.push(space.mm);
-            return;
+    /// The same, or a moment for the thread in the kernel whose event was read before.
+    pub(super) fn read_or_wait(self: &Arc<Self>, state: &mut State, at: usize) {
+        if self.read_events(state, at) == 0 {
+            state.spaces[at].means.wait_a_moment();
         }
-        if space.locate(address).is_none() {
-            self.look_again(state, at);
-        }
+    }
+
+    fn note_fault(self: &Arc<Self>, state: &mut State, at: usize, fault: Unplaced) {
         let space = &state.spaces[at];
-        let Some((mappings, offset)) = space.locate(address) else {
-            // It is not there any more, which the program finds out by itself.
-            let _ = space.means.wake(page_at(address));
-            return;
+        if fault.address == space.sentinel {
+            return state.unsettled.push(fault.mm);
+        }
+        let Some((mappings, offset)) = space.locate(fault.address) else {
+            state.doubtful.push(fault.mm);
+            return state.unplaced.push(fault);
         };
-        let fault = Fault { mappings, offset, access, mm: space.mm, thread };
+        let Unplaced { mm, access, thread, .. } = fault;
+        let fault = Fault { mappings, offset, access, mm, thread };
         // A thread in a system call that has a signal pending faults again and again.
         if !state.faults.iter().any(|known| known.is_same(&fault)) {
             state.faults.push(fault);
@@ -104,28 +100,42 @@ impl Family {
     /// Whether an address space is still there. A newborn is: its trap was read just now.
     pub(in super::super) fn look_alive(self: &Arc<Self>, state: &mut State, at: usize) {
         let space = &state.spaces[at];
-        let is_gone = match &space.means {
-            Means::Gone(_) => return,
-            Means::Userfaultfd(_, uffd) => {
-                matches!(uffd.probe(space.sentinel_page()), Err(Trouble::Gone))
-            }
-            Means::Helper(helper) => {
-                helper.probe().is_err()
-                    || space.process.as_ref().is_some_and(|process| !space.is_of(process.pid))
-            }
-        };
-        if is_gone {
+        if !space.is_gone() && matches!(space.probe(), Err(Trouble::Gone)) {
             self.bury(state, at);
         }
     }
 
-    /// Names whoever is new and has him report what his files want, until nobody is new.
+    /// Looks for what is in doubt, names whoever is new and has him report what his files want,
+    /// until nothing of that is left.
     pub(super) fn settle(self: &Arc<Self>, state: &mut State) {
-        while let Some(mm) = state.unsettled.pop() {
-            if let Some(at) = state.place_of(mm) {
-                self.settle_one(state, at);
+        loop {
+            if let Some(mm) = state.doubtful.pop() {
+                state.doubtful.retain(|other| *other != mm);
+                if let Some(at) = state.place_of(mm) {
+                    self.look_again(state, at);
+                }
+            } else if let Some(mm) = state.unsettled.pop() {
+                state.unsettled.retain(|other| *other != mm);
+                if let Some(at) = state.place_of(mm) {
+                    self.settle_one(state, at);
+                }
+            } else if let Some(fault) = state.unplaced.pop() {
+                self.place(state, fault);
+            } else {
+                return;
             }
         }
+    }
+
+    /// A fault where nothing was known, after another look.
+    fn place(self: &Arc<Self>, state: &mut State, fault: Unplaced) {
+        let Some(at) = state.place_of(fault.mm) else { return };
+        let space = &state.spaces[at];
+        if space.locate(fault.address).is_some() {
+            return self.note_fault(state, at, fault);
+        }
+        // It is not there any more, which the program finds out by itself.
+        let _ = space.means.wake(page_at(fault.address));
     }
 
     pub(super) fn settle_one(self: &Arc<Self>, state: &mut State, at: usize) {
@@ -140,9 +150,8 @@ impl Family {
     /// Reads again what an address space maps, where that may be something else than was said.
     pub(in super::super) fn look_again(self: &Arc<Self>, state: &mut State, at: usize) {
         self.identify_patiently(state, at);
+        let Some(maps) = self.maps_at_rest(state, at) else { return };
         let space = &mut state.spaces[at];
-        let Some(process) = &space.process else { return };
-        let Ok(maps) = Maps::of(process.pid) else { return };
         let mut found = Vec::new();
         for mapping in &maps.ours {
             let Some(mappings) = self.registry.mappings_of(mapping.file) else { continue };
@@ -155,9 +164,32 @@ impl Family {
             found.push(range);
         }
         let before = space.files();
+        for range in &space.ranges {
+            if !found.iter().any(|now| now.covers(range)) {
+                // Whoever waits there finds out by himself that it is gone.
+                let _ = space.means.wake(range.pages());
+            }
+        }
         space.ranges = found;
         self.unsettle(state, at);
         self.leave_unmapped(state, &before);
+    }
+
+    /// What is mapped, read while no move was under way: one that is under way, or whose event has
+    /// not been read, shows in the answer to a probe.
+    fn maps_at_rest(self: &Arc<Self>, state: &mut State, at: usize) -> Option<Maps> {
+        let until = Instant::now() + self.registry.patience;
+        loop {
+            let space = &state.spaces[at];
+            let pid = space.process.as_ref()?.pid;
+            let before = space.probe();
+            let maps = Maps::of(pid).ok()?;
+            match before.and_then(|()| space.probe()) {
+                Err(Trouble::Pending) if Instant::now() < until => self.read_or_wait(state, at),
+                Err(Trouble::Gone) => return None,
+                _ => return Some(maps),
+            }
+        }
     }
 
     /// The same for a child whose fork is still under way: its process appears at the end of it.
