@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dipc_core::copies::{Records, Run};
 use dipc_core::directory::{Directory, Effect, Holding, PageRecord};
+use dipc_wire::ids::NodeId;
 use dipc_wire::memory::{Access, PageNo, Replica};
 
 use super::buffers::Buffers;
@@ -70,11 +71,12 @@ impl HomeSide {
         Ok(())
     }
 
-    /// A file of the segment is no more.
-    pub(super) fn gone(&mut self, segment: &Segment, replica: Replica) {
-        self.holders.remove(&replica);
+    /// A file of the segment is no more; the node it was on.
+    pub(super) fn gone(&mut self, segment: &Segment, replica: Replica) -> Option<NodeId> {
+        let holder = self.holders.remove(&replica);
         self.segments.remove_replica(segment.id, replica);
         segment.shared.note(Note::Gone { id: segment.id, replica });
+        holder.map(|holder| holder.node)
     }
 
     /// What a program that attaches home's file may do where.

@@ -344,7 +344,12 @@ impl State {
             directory::Effect::Send { to, frame, from } => {
                 self.send_to_replica(segment, to, frame, from);
             }
-            directory::Effect::Gone { replica, .. } => home.gone(segment, replica),
+            directory::Effect::Gone { replica, departure } => {
+                let node = home.gone(segment, replica);
+                if departure == directory::Departure::Left {
+                    self.say_left(segment, replica, node);
+                }
+            }
             directory::Effect::PageLost { page, owner } => {
                 shared.note(Note::PageLost { id: segment.id, page, owner });
             }
@@ -364,6 +369,16 @@ impl State {
         }
     }
 
+    /// Answers the goodbye of a replica that was on that node, which is forgotten already.
+    fn say_left(&mut self, segment: &Segment, to: Replica, node: Option<NodeId>) {
+        let frame = ToReplica::Left;
+        if node == Some(segment.shared.me()) {
+            self.local.push_back(Local::ToReplica { to, frame, raw: Vec::new() });
+        } else if let Some(link) = node.and_then(|node| self.links.get(&node)) {
+            link.post(&PeerFrame::ToReplica { id: segment.id, replica: to, frame });
+        }
+    }
+
     fn send_to_replica(
         &mut self,
         segment: &Segment,
@@ -372,8 +387,7 @@ impl State {
         from: Place,
     ) {
         let Some(home) = &mut self.home else { return };
-        let Some(holder) = home.holders.get(&to) else { return };
-        let node = holder.node;
+        let Some(node) = home.holders.get(&to).map(|holder| holder.node) else { return };
         let link = self.links.get(&node);
         if node != segment.shared.me() && link.is_none() {
             return;
