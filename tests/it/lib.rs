@@ -18,7 +18,7 @@ pub mod proxy;
 pub mod puppet;
 pub mod skip;
 pub mod stranger;
-mod sys;
+pub mod sys;
 
 pub use cluster::{Builder, Cluster};
 pub use machine::{Limits, Machine};

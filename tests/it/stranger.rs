@@ -132,8 +132,13 @@ impl Peer {
 
     /// Says a frame.
     pub fn say(&mut self, frame: &PeerFrame) {
+        self.say_with(frame, &[]);
+    }
+
+    /// Says a frame with raw bytes behind it.
+    pub fn say_with(&mut self, frame: &PeerFrame, raw: &[u8]) {
         let mut bytes = Vec::new();
-        encode_frame(ByteOrder::Little, frame, &[], &mut bytes);
+        encode_frame(ByteOrder::Little, frame, raw, &mut bytes);
         self.say_bytes(&bytes);
     }
 
