@@ -339,10 +339,16 @@ pub(super) fn again(daemon: &Arc<Daemon>, id: ObjectId, number: Replica) {
     let memory = &daemon.memory;
     let Some(segment) = memory.find(id) else { return };
     let _attaching = memory.begin_attach(id);
-    let caller = {
+    let (caller, unused) = {
         let locked = segment.lock();
-        locked.state.replicas.get(&number).and_then(|side| side.caller.clone())
+        let Some(side) = locked.state.replicas.get(&number) else { return };
+        (side.caller.clone(), side.leaving || side.file.mappings.attachments().is_empty())
     };
+    if unused {
+        // It was about to leave, and home was quicker.
+        return super::errands::forget_replica(daemon, id, number);
+    }
+    tracing::warn!(op = "attach", %id, replica = number.0, "its home knows it no more");
     let deadline = Deadline::after(daemon.timeouts().employer_referee);
     let attachment = match &caller {
         Some((caller, flags)) => ask(daemon, segment.home, caller, id, *flags, deadline),

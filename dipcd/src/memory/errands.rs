@@ -38,22 +38,21 @@ fn do_one(daemon: &Arc<Daemon>, note: Note) {
         }
         Note::Unread { id, error } => tracing::error!(op = "page", %id, %error),
         Note::Gone { id, .. } => control::delete_if_unused(daemon, id),
-        Note::Void { id, replica } => {
-            tracing::warn!(op = "attach", %id, replica = replica.0,
-                "its home knows it no more; attached again");
-            attach::again(daemon, id, replica);
-        }
-        Note::Left { id, replica } => {
-            if let Err(error) = left(daemon, id, replica) {
-                tracing::error!(op = "leave", %id, %error);
-            }
-        }
+        Note::Void { id, replica } => attach::again(daemon, id, replica),
+        Note::Left { id, replica } => forget_replica(daemon, id, replica),
         Note::Ended { ended } => self::ended(daemon, &ended),
         Note::Orphan { fault } => daemon.memory.families().refuse(&fault),
     }
 }
 
-/// Home has said goodbye: nothing of the replica is kept.
+/// Home knows the replica no more, and nobody needs it.
+pub(super) fn forget_replica(daemon: &Daemon, id: ObjectId, number: Replica) {
+    if let Err(error) = left(daemon, id, number) {
+        tracing::error!(op = "leave", %id, %error);
+    }
+}
+
+/// Nothing of the replica is kept.
 fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
     let memory = &daemon.memory;
     let Some(segment) = memory.find(id) else { return Ok(()) };
