@@ -88,7 +88,6 @@ const NUMBERS: &[(&str, &str, Source)] = &[
     ("clients", "Local processes with remote sessions.", Now(|it| size(it.clients.living().len()))),
     ("stand_ins", "Remote processes served here.", Now(|daemon| size(daemon.stand_ins.count()))),
     ("links", "Nodes that are linked.", Now(|daemon| size(daemon.links.linked().len()))),
-    ("epoch", "The referee's reign.", Now(|daemon| daemon.epoch().0)),
     ("calls_total", "Calls of programs and tools.", Ever(Counted::Calls)),
     ("calls_refused_total", "Calls that were refused.", Ever(Counted::CallsRefused)),
     ("objects_made_total", "Objects made here.", Ever(Counted::ObjectsMade)),

@@ -38,6 +38,8 @@ fn demo() -> ExitCode {
     println!("node 1$ LD_PRELOAD=libdipc.so ./hello1");
     let hello1 = receiver.spawn(programs::example("hello1"), &[]);
     hello1.wait_for("waiting");
+    println!("node 2$ dipcs -q");
+    print!("{}", sender.tool("dipcs", &["-q"]).out);
     println!("node 2$ LD_PRELOAD=libdipc.so ./hello2");
     let hello2 = sender.run(programs::example("hello2"), &[]);
     print!("{}{}", hello2.out, hello2.err);
@@ -70,6 +72,8 @@ fn cluster(count: usize) -> ExitCode {
     }
     println!("\nexamples: {}", programs::example("hello1").display());
     println!("          {}", programs::example("hello2").display());
+    println!("tools:    {} -a", programs::tool("dipcs").display());
+    println!("          {} status", programs::tool("dipcctl").display());
     println!("logs:     {}/N/log", cluster.directory().display());
     println!("\nCtrl-C or the end of input stops everything.");
     match wait_for_the_end() {
