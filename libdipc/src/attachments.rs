@@ -211,8 +211,8 @@ fn tell(call: Call) {
 }
 
 thread_local! {
-    /// The mask of a thread that is in fork.
-    static FORKING: Cell<Option<Mask>> = const { Cell::new(None) };
+    /// The mask of a thread that is in fork, and how many children there were before.
+    static FORKING: Cell<Option<(Mask, u32)>> = const { Cell::new(None) };
 }
 
 /// Before fork: the child inherits a table at rest.
@@ -225,13 +225,24 @@ pub extern "C" fn before_fork() {
     let table = pieces::table();
     trap::close_all(&table);
     change.keep(table);
-    FORKING.set(Some(mask));
+    FORKING.set(Some((mask, trap::children())));
 }
 
-/// After it, in parent and child.
+/// After it, in the parent.
 pub extern "C" fn after_fork() {
-    if let Some(mask) = FORKING.take() {
-        pieces::end_fork();
+    if let Some((mask, children)) = FORKING.take() {
+        pieces::end_table();
+        trap::await_child(children);
+        pieces::end_change();
+        sys::restore_signals(mask);
+    }
+}
+
+/// After it, in the child.
+pub fn forked() {
+    if let Some((mask, _)) = FORKING.take() {
+        pieces::end_table();
+        pieces::end_change();
         sys::restore_signals(mask);
     }
 }

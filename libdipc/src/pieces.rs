@@ -200,15 +200,19 @@ pub fn table() -> Table {
 }
 
 impl Change {
-    /// Keeps the right over fork, until [`end_fork`].
+    /// Keeps both rights over fork, until [`end_table`] and [`end_change`].
     pub fn keep(self, table: Table) {
         std::mem::forget((self, table));
     }
 }
 
-/// Gives both rights back, in parent and child.
-pub fn end_fork() {
+/// Gives the table back, in parent and child.
+pub fn end_table() {
     TABLE.release();
+}
+
+/// Gives the right to change back, in parent and child.
+pub fn end_change() {
     CHANGES.release();
 }
 

@@ -18,7 +18,7 @@ pub extern "C" fn construct() {
 
 /// In a forked child: the wires are its parent's. The rest is its own by the kernel's doing.
 pub extern "C" fn forked() {
-    attachments::after_fork();
+    attachments::forked();
     undisturbed(slots::close_inherited);
     undisturbed(trap::announce);
 }

@@ -212,6 +212,21 @@ pub fn futex_wake(word: &AtomicU32) {
     let _ = unsafe { raw(libc::SYS_futex, [word.as_ptr() as usize, operation, 1, 0, 0, 0]) };
 }
 
+/// Sleeps while a word that processes share is `value`, for so long at most.
+pub fn futex_wait_shared(word: &AtomicU32, value: u32, nanos: u64) {
+    let time = time(nanos);
+    let (word, value, time) = (word.as_ptr() as usize, value as usize, &raw const time as usize);
+    // SAFETY: the word is in a page that is never unmapped; the time is of this frame.
+    let _ = unsafe { raw(libc::SYS_futex, [word, libc::FUTEX_WAIT as usize, value, time, 0, 0]) };
+}
+
+/// Wakes all that sleep on it.
+pub fn futex_wake_shared(word: &AtomicU32) {
+    let arguments = [word.as_ptr() as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize, 0, 0, 0];
+    // SAFETY: the word is in a page that is never unmapped.
+    let _ = unsafe { raw(libc::SYS_futex, arguments) };
+}
+
 /// The descriptor with a number, which the program may have closed or used again.
 pub fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
     // SAFETY: the borrow is used for one system call, to which a descriptor that is not open is an

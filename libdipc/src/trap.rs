@@ -18,7 +18,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::pieces::{self, Change, Table};
 use crate::sys::memory::{self, PAGE_BYTES, Protection, USER_MODE_ONLY};
-use crate::{client, log, signals};
+use crate::time::Moment;
+use crate::{client, log, signals, sys};
 
 pub mod handler;
 mod helper;
@@ -27,6 +28,9 @@ mod helper;
 static TRAP: AtomicU32 = AtomicU32::new(0);
 /// Where its sentinel page is.
 static SENTINEL: AtomicUsize = AtomicUsize::new(0);
+
+/// Where parents and children count those who have announced themselves.
+static ANNOUNCED: AtomicUsize = AtomicUsize::new(0);
 
 /// The means of this image.
 pub fn current() -> Option<Trap> {
@@ -129,6 +133,10 @@ fn protect_sentinel(protection: Protection) -> Result<(), SysvError> {
 
 fn begin_mprotect() -> Result<(), SysvError> {
     protect_sentinel(Protection::READ.and(Protection::WRITE))?;
+    if ANNOUNCED.load(Ordering::Acquire) == 0 {
+        let page = memory::map_shared_number().map_err(|_| SysvError::ENOMEM)?;
+        ANNOUNCED.store(page, Ordering::Release);
+    }
     signals::take();
     begin_helper()
 }
@@ -145,6 +153,13 @@ fn begin_helper() -> Result<(), SysvError> {
     tell(Trap::Mprotect, theirs) // if that fails, the helper is left alone, and ends
 }
 
+/// Under the mprotect trap: how many children have announced themselves, to whom they share this
+/// page with.
+fn announced() -> Option<&'static AtomicU32> {
+    let page = ANNOUNCED.load(Ordering::Acquire);
+    (page != 0).then(|| memory::shared_number(page))
+}
+
 /// Before fork: under the mprotect trap the child has nobody yet who could take pages away from it,
 /// so it begins with none, and so does the parent again.
 pub fn close_all(table: &Table) {
@@ -153,11 +168,35 @@ pub fn close_all(table: &Table) {
     }
 }
 
+/// Before fork: what [`await_child`] is to be given.
+pub fn children() -> u32 {
+    announced().map_or(0, |announced| announced.load(Ordering::Acquire))
+}
+
+/// After fork, in the parent: under the mprotect trap dipcd does not see a fork, so the parent waits
+/// until its child has said that it is there. It could otherwise detach what it takes for the last
+/// attachment. There may be no child, when fork has failed.
+pub fn await_child(before: u32) {
+    const PATIENCE_NANOS: u64 = 1_000_000_000;
+    let Some(announced) = announced().filter(|_| current() == Some(Trap::Mprotect)) else { return };
+    let until = Moment::after(PATIENCE_NANOS);
+    while announced.load(Ordering::Acquire) == before && until.left() > 0 {
+        sys::futex_wait_shared(announced, before, until.left());
+    }
+}
+
 /// In a forked child: under the mprotect trap dipcd has not seen it, and does not count it.
 pub fn announce() {
-    if current() == Some(Trap::Mprotect) && pieces::is_any() {
+    if current() != Some(Trap::Mprotect) {
+        return;
+    }
+    if pieces::is_any() {
         let change = pieces::change();
         let _ = ready(&change); // or else at the first touch
+    }
+    if let Some(announced) = announced() {
+        announced.fetch_add(1, Ordering::AcqRel);
+        sys::futex_wake_shared(announced);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{own_place, raw};
 
@@ -108,6 +108,22 @@ fn sentinel<'a>(page: usize) -> &'a AtomicU64 {
     // SAFETY: the page of `map_sentinel`, aligned and never unmapped; whoever else writes it writes
     // the whole number at once.
     unsafe { AtomicU64::from_ptr(page) }
+}
+
+/// A number that this process shares with those it forks, 0 at first.
+pub fn map_shared_number() -> Result<usize, i32> {
+    let protection = Protection::READ.and(Protection::WRITE).0 as usize;
+    let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as usize;
+    let place = own_place(PAGE_BYTES);
+    // SAFETY: a new mapping anywhere touches nothing that exists.
+    unsafe { raw(libc::SYS_mmap, [place, PAGE_BYTES, protection, flags, usize::MAX, 0]) }
+}
+
+/// The number in that page.
+pub fn shared_number<'a>(page: usize) -> &'a AtomicU32 {
+    let page = ptr::with_exposed_provenance_mut(page);
+    // SAFETY: the page of `map_shared_number`, aligned and never unmapped.
+    unsafe { AtomicU32::from_ptr(page) }
 }
 
 /// Stores zeros over whole pages that the program may write. It waits for absent ones.
