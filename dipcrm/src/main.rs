@@ -98,8 +98,11 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Failu
     }
 }
 
+/// How the value of an option is read.
+type ReadValue = fn(&str) -> Result<Which, String>;
+
 /// The kind that an option of ipcrm(1) is about, and how its value is read.
-fn object_option(argument: &Arg<'_>) -> Option<(Kind, fn(&str) -> Result<Which, String>)> {
+fn object_option(argument: &Arg<'_>) -> Option<(Kind, ReadValue)> {
     Some(match argument {
         Arg::Short('q') | Arg::Long("queue-id") => (Kind::Queue, Which::id),
         Arg::Short('Q') | Arg::Long("queue-key") => (Kind::Queue, Which::key),
