@@ -8,6 +8,7 @@
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -256,15 +257,16 @@ impl Families {
         let family = Family::new(&self.registry)?;
         self.registry.store.hold(&space.held(), &fd);
         family.with(|state| {
-            family.add(state, space)?;
-            if trap == Trap::Mprotect {
+            let ready = family.add(state, space).and_then(|()| family.start());
+            if ready.is_err() {
+                // Nobody would serve it. Its descriptors are closed again.
+                family.bury(state, 0);
+            } else if trap == Trap::Mprotect {
                 // A forked child has attachments already, all closed.
                 family.look_again(state, 0);
             }
-            // Without its thread nobody is served, and the descriptors are closed again.
-            family.start().inspect_err(|_| family.bury(state, 0))
-        })?;
-        Ok(mm)
+            ready.map(|()| mm)
+        })
     }
 
     /// Whether a process lives in this address space: its sentinel page says so. Nobody is
@@ -275,10 +277,7 @@ impl Families {
             let at = state.place_of(mm)?;
             Some(state.spaces[at].sentinel)
         });
-        // It may be reading its own memory while it asks, so this is done without a lock.
-        sentinel.is_some_and(|sentinel| {
-            process_maps::word_at(pid, sentinel).is_ok_and(|word| word == mm.0)
-        })
+        sentinel.is_some_and(|sentinel| space::lives_in(pid, mm, sentinel))
     }
 
     /// Looks whether a file is mapped as was said (`Call::Mapped`): whole, from its first byte,
@@ -314,8 +313,20 @@ impl Families {
             // The call may have been made before, and its answer lost.
             space.ranges.retain(|known| !range.covers(known));
             space.ranges.push(range.clone());
-            let work = |space: &AddressSpace| mappings.give(&space.means, &range, held);
-            family.insist(state, at, &work).map_err(|family::Gone| gone())
+            let failure = Cell::new(None);
+            let work = |space: &AddressSpace| match mappings.give(&space.means, &range, held) {
+                // The program has done no wrong: it cannot attach, that is all.
+                Err(Trouble::Failed(error)) => {
+                    failure.set(Some(error));
+                    Ok(())
+                }
+                done => done,
+            };
+            family.insist(state, at, &work).map_err(|family::Gone| gone())?;
+            let Some(error) = failure.take() else { return Ok(()) };
+            state.spaces[at].ranges.retain(|known| !range.covers(known));
+            family.leave_unmapped(state, &[mappings.clone()]);
+            Err(error)
         })
     }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad;
+mod costs;
 mod ends;
 mod forks;
 mod helper;

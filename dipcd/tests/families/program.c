@@ -14,6 +14,7 @@
  *   spin AT         a thread that counts a word up until "still", which says how far they came
  *   storm           a thread that forks and moves a mapping of its own, until "still"
  *   fork            a child that listens to the socket that comes with it: its pid
+ *   populate        stores into every page
  *   births N        forks N children that end at once, one after the other: nanoseconds each
  *   unmap AT BYTES, move AT BYTES  elsewhere: the address
  *   unregister AT BYTES            from the userfaultfd
@@ -367,6 +368,10 @@ static void obey(const char *word, unsigned long long one, unsigned long long tw
         stop_spinners();
     } else if (!strcmp(word, "fork")) {
         fork_child(fd);
+    } else if (!strcmp(word, "populate")) {
+        for (size_t at = 0; at < area_bytes; at += page_bytes)
+            *(volatile uint64_t *)(area + at) = 1;
+        say("done", -1);
     } else if (!strcmp(word, "births")) {
         bear(one);
     } else if (!strcmp(word, "unmap")) {

@@ -187,14 +187,17 @@ impl Family {
 
     /// Adds an address space, whose trap the keeper has already.
     pub(super) fn add(self: &Arc<Self>, state: &mut State, space: AddressSpace) -> io::Result<()> {
-        if let Means::Userfaultfd(_, uffd) = &space.means {
-            let data = epoll::EventData::new_u64(space.mm.0);
-            epoll::add(&self.poller, uffd, data, epoll::EventFlags::IN)?;
-        }
-        self.registry.families.lock().insert(space.mm, self.clone());
-        state.unsettled.push(space.mm);
+        let mm = space.mm;
+        self.registry.families.lock().insert(mm, self.clone());
+        state.unsettled.push(mm);
         state.spaces.push(space);
-        Ok(())
+        match state.spaces.last().map(|space| &space.means) {
+            Some(Means::Userfaultfd(_, uffd)) => {
+                let data = epoll::EventData::new_u64(mm.0);
+                Ok(epoll::add(&self.poller, uffd, data, epoll::EventFlags::IN)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Forgets an address space that is no more.

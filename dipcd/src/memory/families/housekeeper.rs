@@ -10,9 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::memory::families::family::Family;
-use crate::memory::families::space::AddressSpace;
+use crate::memory::families::space::find_anywhere;
 use crate::memory::families::{Ended, Registry};
-use crate::memory::process_maps;
 
 /// How often everybody is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -70,19 +69,11 @@ pub(super) fn find_processes(family: &Arc<Family>) {
         let unknown = state.spaces.iter().filter(|space| space.process.is_none());
         unknown.map(|space| (space.mm, space.sentinel, space.parent)).collect::<Vec<_>>()
     });
-    let mut all = None;
     for (mm, sentinel, parent) in unknown {
-        let children = parent.map(process_maps::children).unwrap_or_default();
-        let found = super::space::find(mm, sentinel, &children).or_else(|| {
-            let all = all.get_or_insert_with(|| process_maps::processes().unwrap_or_default());
-            super::space::find(mm, sentinel, all)
-        });
-        let Some(process) = found else { continue };
+        let Some(process) = find_anywhere(mm, sentinel, parent) else { continue };
         family.with(|state| {
-            let space: Option<&mut AddressSpace> =
-                state.place_of(mm).map(|at| &mut state.spaces[at]);
-            if let Some(space) = space {
-                space.process = Some(process);
+            if let Some(at) = state.place_of(mm) {
+                state.spaces[at].process = Some(process);
             }
         });
     }

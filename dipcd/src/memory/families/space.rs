@@ -196,12 +196,7 @@ impl AddressSpace {
 
     /// Whether a process lives in it: its sentinel page says so.
     pub fn is_of(&self, pid: u32) -> bool {
-        process_maps::word_at(pid, self.sentinel).is_ok_and(|word| word == self.mm.0)
-    }
-
-    /// Looks for its process among some.
-    pub fn find_among(&self, pids: &[u32]) -> Option<Process> {
-        find(self.mm, self.sentinel, pids)
+        lives_in(pid, self.mm, self.sentinel)
     }
 
     /// The files it maps, each once.
@@ -216,18 +211,29 @@ impl AddressSpace {
     }
 }
 
-/// The process whose sentinel page holds a number. Its memory is read only where it is private and
-/// anonymous: whatever else is mapped there might keep the reader waiting.
+/// Whether the sentinel page of a process holds a number. Its memory is read only where it is
+/// private and anonymous: whatever else it may have mapped there might keep the reader waiting.
+pub fn lives_in(pid: u32, mm: Mm, sentinel: u64) -> bool {
+    Maps::of(pid).is_ok_and(|maps| maps.is_anonymous(sentinel))
+        && process_maps::word_at(pid, sentinel).is_ok_and(|word| word == mm.0)
+}
+
+/// Looks for the process of an address space among some.
 pub fn find(mm: Mm, sentinel: u64, pids: &[u32]) -> Option<Process> {
-    let is_it = |pid: u32| process_maps::word_at(pid, sentinel).is_ok_and(|word| word == mm.0);
     let candidate = |pid: u32| {
-        let maps = Maps::of(pid).ok()?;
-        (maps.is_anonymous(sentinel) && is_it(pid)).then_some(())?;
+        lives_in(pid, mm, sentinel).then_some(())?;
         let process = Process::of(pid).ok()?;
         // The number may have become another's in between.
-        is_it(pid).then_some(process)
+        lives_in(pid, mm, sentinel).then_some(process)
     };
     pids.iter().find_map(|&pid| candidate(pid))
+}
+
+/// Looks for it among the children of its parent, and then everywhere.
+pub fn find_anywhere(mm: Mm, sentinel: u64, parent: Option<u32>) -> Option<Process> {
+    let children = parent.map(process_maps::children).unwrap_or_default();
+    find(mm, sentinel, &children)
+        .or_else(|| find(mm, sentinel, &process_maps::processes().unwrap_or_default()))
 }
 
 /// The parts of a range before, within and behind some pages, and whether it is the one within.

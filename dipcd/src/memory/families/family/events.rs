@@ -12,8 +12,8 @@ use super::{Family, Purpose, State, Unplaced, page_at};
 use crate::memory::families::Fault;
 use crate::memory::families::housekeeper::Errand;
 use crate::memory::families::means::Means;
-use crate::memory::families::space::{AddressSpace, Range};
-use crate::memory::process_maps::{self, Maps, Permission};
+use crate::memory::families::space::{AddressSpace, Range, find_anywhere};
+use crate::memory::process_maps::{Maps, Permission};
 use crate::sys::faults::{Event, Trouble, Userfaultfd};
 
 /// At each birth so many relatives are looked at, so that the dead do not outnumber the living.
@@ -87,9 +87,11 @@ impl Family {
         };
         // Before anything else: this is the only descriptor there is.
         self.registry.store.hold(&child.held(), &fd);
-        if let Err(error) = self.add(state, child) {
-            self.registry.tell(Errand::Notice(format!("a forked child: {error}")));
-            return;
+        let mm = child.mm;
+        if let Err(error) = self.add(state, child)
+            && let Some(at) = state.place_of(mm)
+        {
+            return self.kill(state, at, &format!("its faults cannot be waited for: {error}"));
         }
         for _ in 0..LOOKS_A_BIRTH {
             state.next_look = (state.next_look + 1) % state.spaces.len();
@@ -212,11 +214,7 @@ impl Family {
         if space.process.as_ref().is_some_and(|process| space.is_of(process.pid)) {
             return;
         }
-        let children = space.parent.map(process_maps::children).unwrap_or_default();
-        space.process = space.find_among(&children).or_else(|| {
-            let all = process_maps::processes().unwrap_or_default();
-            space.find_among(&all)
-        });
+        space.process = find_anywhere(space.mm, space.sentinel, space.parent);
     }
 }
 
