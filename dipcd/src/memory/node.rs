@@ -39,7 +39,7 @@ use crate::keep::Keep;
 
 /// How long a stopped program of the mprotect trap may keep a page: less than what is left of
 /// `node_timeout` after a lease.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two looks of a call that waits for a page.
 const WAIT: Duration = Duration::from_secs(1);
