@@ -208,22 +208,26 @@ impl ChannelSender {
     /// Sends as much of one frame as the kernel takes at once, and hands back the rest, sealed:
     /// for [`ChannelSender::try_send`], before any other frame.
     pub fn begin_send(&mut self, value: &impl Serialize, raw: &[u8]) -> Result<Option<Vec<u8>>> {
-        let sealed = self.seal(value, raw);
-        let sent = self.try_send(&sealed)?;
-        if sent < sealed.len() {
-            return Ok(Some(sealed[sent..].to_vec()));
-        }
-        self.sealed = sealed;
+        encode_frame(self.order, value, raw, &mut self.frame);
+        self.sealer.seal(&self.frame, &mut self.sealed);
+        let sent = self.try_send(&self.sealed)?;
+        let rest = (sent < self.sealed.len()).then(|| self.sealed[sent..].to_vec());
+        give_back(&mut self.frame);
         give_back(&mut self.sealed);
-        Ok(None)
+        Ok(rest)
     }
 
-    /// One frame as it goes out, to be sent after all that were sealed before it.
-    pub fn seal(&mut self, value: &impl Serialize, raw: &[u8]) -> Vec<u8> {
-        encode_frame(self.order, value, raw, &mut self.frame);
-        let mut sealed = std::mem::take(&mut self.sealed);
-        self.sealer.seal(&self.frame, &mut sealed);
-        give_back(&mut self.frame);
+    /// One frame, for [`ChannelSender::seal_encoded`].
+    pub fn encode(&self, value: &impl Serialize, raw: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_frame(self.order, value, raw, &mut frame);
+        frame
+    }
+
+    /// An encoded frame as it goes out, to be sent after all that were sealed before it.
+    pub fn seal_encoded(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut sealed = Vec::new();
+        self.sealer.seal(frame, &mut sealed);
         sealed
     }
 

@@ -1,21 +1,23 @@
 //! What one link has to send. Whoever posts a frame seals and writes it himself, without waiting,
 //! when nothing is queued: no thread is woken for it. What the socket does not take at once is
-//! queued, sealed, and the link's writer thread sends it when it can.
+//! queued, and the link's writer thread sends it when it can.
 //!
-//! So posting never waits, and frames go out in the order in which they were sealed. The queue is
-//! bounded; a peer that lets it overflow takes nothing, and loses the link.
+//! So posting never waits, and frames go out in the order in which they were posted; only
+//! heartbeats go before what is queued, so that a long transfer does not look like silence. The
+//! queue is bounded; a peer that lets it overflow takes nothing, and loses the link.
 #![forbid(unsafe_code)]
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 
+use dipc_wire::memory::{ToHome, ToReplica};
 use dipc_wire::peer::PeerFrame;
 
 use crate::channel::{self, ChannelSender};
 
 /// Frames that may wait for one peer.
 pub const OUTBOX_FRAMES: usize = 8192;
-/// Bytes that may wait for one peer.
+/// Bytes that may wait for one peer, besides parts of units that are longer than a frame.
 pub const OUTBOX_BYTES: usize = 64 << 20;
 
 /// Nothing more can be sent: the connection has failed, or its peer takes nothing.
@@ -24,13 +26,21 @@ pub struct Closed;
 
 struct State {
     sender: ChannelSender,
-    /// Sealed frames that wait for the writer.
-    queue: VecDeque<Vec<u8>>,
-    /// Bytes in `queue`, less those that were sent of its first frame.
+    /// What the socket has not taken of the frame that is being sent, sealed.
+    begun: Option<(Vec<u8>, usize)>,
+    /// Frames that wait for the writer, and whether they count.
+    queue: VecDeque<(Vec<u8>, Weight)>,
+    /// Bytes in `queue` that count.
     queued_bytes: usize,
-    /// How much of the first frame was sent.
-    sent: usize,
     closed: bool,
+}
+
+/// Whether a frame counts among the bytes that may wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weight {
+    Counts,
+    /// A part of a long unit: there are only as many as the unit has.
+    Part,
 }
 
 /// The outgoing side of a link.
@@ -42,8 +52,8 @@ pub struct Outbox {
 impl Outbox {
     /// An empty one.
     pub fn new(sender: ChannelSender) -> Outbox {
-        let queue = VecDeque::new();
-        let state = State { sender, queue, queued_bytes: 0, sent: 0, closed: false };
+        let (begun, queue) = (None, VecDeque::new());
+        let state = State { sender, begun, queue, queued_bytes: 0, closed: false };
         Outbox { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -53,10 +63,10 @@ impl Outbox {
         if state.closed {
             return Err(Closed);
         }
-        if state.queue.is_empty() {
+        if state.is_idle() {
             match state.sender.begin_send(frame, raw) {
                 Ok(None) => return Ok(()),
-                Ok(Some(rest)) => state.queue(rest),
+                Ok(Some(rest)) => state.begun = Some((rest, 0)),
                 Err(_) => return Err(self.end(&mut state)),
             }
             self.changed.notify_all();
@@ -65,14 +75,24 @@ impl Outbox {
         if state.queue.len() >= OUTBOX_FRAMES || state.queued_bytes >= OUTBOX_BYTES {
             return Err(self.end(&mut state));
         }
-        let sealed = state.sender.seal(frame, raw);
-        state.queue(sealed);
+        let encoded = state.sender.encode(frame, raw);
+        match frame {
+            PeerFrame::Heartbeat { .. } | PeerFrame::HeartbeatEcho { .. } => {
+                state.queue.push_front((encoded, Weight::Part));
+            }
+            frame if is_part(frame) => state.queue.push_back((encoded, Weight::Part)),
+            _ => {
+                state.queued_bytes += encoded.len();
+                state.queue.push_back((encoded, Weight::Counts));
+            }
+        }
         Ok(())
     }
 
     /// Bytes that wait now.
     pub fn queued_bytes(&self) -> usize {
-        self.state.lock().queued_bytes
+        let state = self.state.lock();
+        state.queued_bytes + state.begun.as_ref().map_or(0, |(rest, sent)| rest.len() - sent)
     }
 
     /// The writer's work: sends what is queued, until [`Outbox::close`] or an error.
@@ -82,7 +102,7 @@ impl Outbox {
             if state.closed {
                 return;
             }
-            if state.queue.is_empty() {
+            if state.is_idle() {
                 self.changed.wait(&mut state);
                 continue;
             }
@@ -102,6 +122,7 @@ impl Outbox {
 
     fn end(&self, state: &mut State) -> Closed {
         state.closed = true;
+        state.begun = None;
         state.queue.clear();
         state.queued_bytes = 0;
         self.changed.notify_all();
@@ -110,25 +131,39 @@ impl Outbox {
 }
 
 impl State {
-    fn queue(&mut self, sealed: Vec<u8>) {
-        self.queued_bytes += sealed.len();
-        self.queue.push_back(sealed);
+    fn is_idle(&self) -> bool {
+        self.begun.is_none() && self.queue.is_empty()
     }
 
     /// Sends what the socket takes now.
     fn send_queued(&mut self) -> Result<(), channel::ChannelError> {
-        while let Some(first) = self.queue.front() {
-            let count = self.sender.try_send(&first[self.sent..])?;
-            self.sent += count;
-            self.queued_bytes -= count;
-            if self.sent < first.len() {
+        loop {
+            let (rest, sent) = match self.begun.take() {
+                Some(begun) => begun,
+                None => {
+                    let Some((frame, weight)) = self.queue.pop_front() else { return Ok(()) };
+                    if weight == Weight::Counts {
+                        self.queued_bytes -= frame.len();
+                    }
+                    (self.sender.seal_encoded(&frame), 0)
+                }
+            };
+            let sent = sent + self.sender.try_send(&rest[sent..])?;
+            if sent < rest.len() {
+                self.begun = Some((rest, sent));
                 return Ok(());
             }
-            self.sent = 0;
-            self.queue.pop_front();
         }
-        Ok(())
     }
+}
+
+/// Whether a frame is a part of a unit that is longer than a frame.
+fn is_part(frame: &PeerFrame) -> bool {
+    matches!(
+        frame,
+        PeerFrame::ToHome { frame: ToHome::Part { .. }, .. }
+            | PeerFrame::ToReplica { frame: ToReplica::Part { .. }, .. }
+    )
 }
 
 #[cfg(test)]
@@ -136,11 +171,12 @@ mod tests {
     use super::*;
     use crate::channel::tests::channels;
     use dipc_wire::codec::ByteOrder;
+    use dipc_wire::ids::Req;
     use dipc_wire::noise::Cipher;
     use std::thread;
 
     fn frame(number: usize) -> PeerFrame {
-        PeerFrame::Heartbeat { sent_ms: number as u64 }
+        PeerFrame::Counted { req: Req(0), attachments: number as u64 }
     }
 
     #[test]

@@ -94,6 +94,14 @@ fn take(
     let pidfd = peer.pidfd.try_clone().map_err(refused)?;
     let process = Process { pid: peer.pid, pidfd: Arc::new(pidfd) };
     daemon.memory.families().take(process, trap, sentinel, fd).map_err(refused)?;
+    if trap == Trap::UserMode {
+        tracing::warn!(
+            op = "trap",
+            pid = peer.pid,
+            uid = peer.uid,
+            "user mode only: its system calls on absent pages give EFAULT (kernel_faults)"
+        );
+    }
     Ok(Answer::Done)
 }
 

@@ -67,8 +67,8 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
     drop(locked);
     memory.forget(id);
     if unused && memory.homes.view(id).is_none() {
-        // Somebody who attaches just now needs it.
-        let _ = fs::remove_dir(dir);
+        // Who attaches just now has waited until the replica was gone, and makes it anew.
+        let _ = fs::remove_dir_all(dir);
     }
     removed
 }

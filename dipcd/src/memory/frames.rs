@@ -12,12 +12,8 @@ use dipc_wire::peer::{PeerFrame, Piece};
 use super::node::Memory;
 use super::pager::content::{Bad, Contents};
 use super::pager::node_file::NodeFile;
-use super::pager::segment::Segment;
-use super::pager::staging::Staging;
+use super::pager::segment::{Segment, forget_parts};
 use crate::links::Link;
-
-/// Units of one file whose parts may be under way at once: a node sends one after the other.
-const STAGED_MAX: usize = dipc_wire::limits::REPLICAS_MAX as usize;
 
 impl Memory {
     /// A replica of node `from` says something to a segment of this home.
@@ -107,13 +103,6 @@ impl Memory {
     }
 }
 
-/// The frame has been stepped: the parts of its contents are where they belong.
-fn forget_parts(file: Option<&mut NodeFile>, contents: &Contents<'_>) {
-    if let Some(file) = file {
-        contents.in_parts().iter().for_each(|page| drop(file.staging.remove(page)));
-    }
-}
-
 /// What a replica says that this home does not know: it is to forget what it has.
 fn stranger(link: &Link, id: ObjectId, replica: Replica, frame: &ToHome) {
     let answer = match frame {
@@ -139,33 +128,11 @@ fn part(
     file: Option<&mut NodeFile>,
     link: &Link,
     from: NodeId,
-    (page, offset): (PageNo, u64),
+    part: (PageNo, u64),
     raw: &[u8],
 ) {
-    let Some(file) = file else { return };
-    let bytes = segment.geometry.span(page).filter(|_| segment.geometry.in_parts());
-    let Some(bytes) = bytes.map(|span| span.bytes) else {
-        return broken(link, from, segment.id, Bad::Unexpected);
-    };
-    if !file.staging.contains_key(&page) {
-        if file.staging.len() >= STAGED_MAX {
-            return broken(link, from, segment.id, Bad::Unexpected);
-        }
-        match Staging::new(bytes) {
-            Ok(staging) => file.staging.insert(page, staging),
-            Err(error) => {
-                tracing::error!(op = "part", id = %segment.id, %error);
-                return link.close();
-            }
-        };
-    }
-    match file.staging.get(&page).map(|staging| staging.put(offset, raw)) {
-        Some(Ok(true)) => {}
-        Some(Ok(false)) | None => broken(link, from, segment.id, Bad::Length),
-        Some(Err(error)) => {
-            tracing::error!(op = "part", id = %segment.id, %error);
-            link.close();
-        }
+    if let Some(bad) = segment.stage(file, part, raw) {
+        broken(link, from, segment.id, bad);
     }
 }
 

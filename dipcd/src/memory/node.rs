@@ -72,7 +72,7 @@ impl Memory {
         me: Arc<AtomicU8>,
     ) -> io::Result<Arc<Memory>> {
         let (note, notes) = unbounded();
-        let leases = Leases::open(homes.dir())?;
+        let leases = Leases::open(homes.dir().parent().unwrap_or(homes.dir()))?;
         Ok(Arc::new(Memory {
             shared: Arc::new(Shared::new(leases, note.clone(), me)),
             keep,

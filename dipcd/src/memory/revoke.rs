@@ -95,7 +95,7 @@ fn stands_still(pid: Pid) -> bool {
 
 /// Opens the leases of a state directory.
 pub fn leases(state_dir: &Path) -> io::Result<Leases> {
-    Leases::open(&state_dir.join(DIRECTORY))
+    Leases::open(state_dir)
 }
 
 /// Takes access to all pages of a home away.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use dipc_core::copies::{Records, Run};
+use dipc_core::copies::{CopyStep, Records, Run};
 use dipc_core::directory::{Directory, Effect, Holding, PageRecord};
 use dipc_wire::ids::NodeId;
 use dipc_wire::memory::{Access, PageNo, Replica};
 
 use super::buffers::Buffers;
+use super::content::Contents;
 use super::node_file::NodeFile;
 use super::segment::Segment;
 use super::shared::Note;
@@ -58,6 +59,8 @@ impl HomeSide {
     /// behind it that nobody touched either.
     pub(super) fn open(&mut self, page: PageNo, buffers: &Buffers) -> io::Result<()> {
         if self.records.get(page) != PageRecord::NEVER {
+            // It may have been granted to others as zeros before anybody touched it here.
+            self.file.fill_holes(Run::one(page), buffers)?;
             self.file.open(Run::one(page));
             return Ok(());
         }
@@ -69,6 +72,18 @@ impl HomeSide {
         self.file.fill_holes(run, buffers)?;
         self.file.open(run);
         Ok(())
+    }
+
+    /// Wakes home's readers of a page. One that was granted as zeros before anybody touched it here
+    /// is made first, or they would fault for ever.
+    pub(super) fn wake(&mut self, page: PageNo, buffers: &Buffers) -> io::Result<()> {
+        let (run, none) = (Run::one(page), Contents::none());
+        let record = self.records.get(page);
+        if record.is_in_home_file() && matches!(record.holding, Holding::Shared(_)) {
+            self.file.carry_out(&CopyStep::Protect(run), &none, buffers)?;
+            self.file.fill_holes(run, buffers)?;
+        }
+        self.file.carry_out(&CopyStep::Wake(page), &none, buffers)
     }
 
     /// A file of the segment is no more; the node it was on.

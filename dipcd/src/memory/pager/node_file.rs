@@ -210,6 +210,9 @@ impl NodeFile {
             return Ok(());
         }
         let span = self.run(Run::one(granted.page));
+        if self.geometry.in_parts() {
+            return self.gather_parts(granted, span, from, into);
+        }
         let bytes = into.room(span.bytes as usize)?;
         self.read(span.offset, from, bytes)?;
         if is_zero(bytes) {
@@ -221,17 +224,41 @@ impl NodeFile {
     }
 }
 
+impl NodeFile {
+    /// Hands out the content of a long unit in parts, but for those of zeros.
+    fn gather_parts(
+        &self,
+        granted: &mut Granted,
+        span: Span,
+        from: Place,
+        into: &mut Gathered<'_>,
+    ) -> io::Result<()> {
+        granted.content = Content::Zero;
+        let mut buffer = into.buffers.take()?;
+        for piece in span.pieces(PART_BYTES as u64) {
+            let bytes = &mut buffer[..piece.bytes as usize];
+            self.read(piece.offset, from, bytes)?;
+            if !is_zero(bytes) {
+                granted.content = Content::Parts;
+                (into.part)(granted.page, piece.offset - span.offset, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The contents of one frame, one behind the other. Most frames have none, and take no buffer.
 pub struct Gathered<'a> {
     buffers: &'a Buffers,
     buffer: Option<Buffer<'a>>,
     used: usize,
+    part: &'a mut dyn FnMut(PageNo, u64, &[u8]),
 }
 
 impl<'a> Gathered<'a> {
-    /// None yet.
-    pub fn new(buffers: &'a Buffers) -> Gathered<'a> {
-        Gathered { buffers, buffer: None, used: 0 }
+    /// None yet. A unit that is too long for a frame goes to `part`, before it.
+    pub fn new(buffers: &'a Buffers, part: &'a mut dyn FnMut(PageNo, u64, &[u8])) -> Gathered<'a> {
+        Gathered { buffers, buffer: None, used: 0, part }
     }
 
     fn room(&mut self, bytes: usize) -> io::Result<&mut [u8]> {

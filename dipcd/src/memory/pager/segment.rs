@@ -295,16 +295,27 @@ impl State {
     fn settle(&mut self, segment: &Segment) {
         while let Some(said) = self.local.pop_front() {
             match said {
+                Local::ToHome { frame: ToHome::Part { page, offset }, raw, .. } => {
+                    let file = self.home.as_mut().map(|home| &mut home.file);
+                    segment.stage(file, (page, offset), &raw);
+                }
+                Local::ToReplica { to, frame: ToReplica::Part { page, offset }, raw } => {
+                    let file = self.replicas.get_mut(&to).map(|side| &mut side.file);
+                    segment.stage(file, (page, offset), &raw);
+                }
                 Local::ToHome { from, frame, raw } => {
                     let contents = Contents::to_home(&segment.geometry, &frame, &raw);
                     let contents = contents.expect("it comes from our own machine");
                     let event = directory::Event::Frame { from, frame };
                     self.step_home(segment, event, &contents);
+                    forget_parts(self.home.as_mut().map(|home| &mut home.file), &contents);
                 }
                 Local::ToReplica { to, frame, raw } => {
                     let contents = Contents::to_replica(&segment.geometry, &frame, &raw);
                     let contents = contents.expect("it comes from our own machine");
                     self.step_replica(segment, to, replica::Event::Frame(frame), &contents);
+                    let file = self.replicas.get_mut(&to).map(|side| &mut side.file);
+                    forget_parts(file, &contents);
                 }
             }
         }
@@ -313,7 +324,11 @@ impl State {
     fn step_home(&mut self, segment: &Segment, event: directory::Event, contents: &Contents<'_>) {
         let Some(home) = &mut self.home else { return };
         let mut effects = std::mem::take(&mut home.effects);
+        let said = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         home.machine.step(now_ms(), event, &home.records, &mut effects);
+        if let Some(event) = said {
+            tracing::trace!(op = "page", id = %segment.id, at = "home", event, ?effects);
+        }
         for effect in effects.drain(..) {
             self.carry_out_home(segment, effect, contents);
         }
@@ -338,6 +353,10 @@ impl State {
                 segment.check(CopyStep::Open(page), opened);
                 segment.changed.notify_all();
             }
+            directory::Effect::Copy(CopyStep::Wake(page)) => {
+                let woken = home.wake(page, &shared.buffers);
+                segment.check(CopyStep::Wake(page), woken);
+            }
             directory::Effect::Copy(step) => {
                 segment.carry_out(&mut home.file, &step, contents);
             }
@@ -360,7 +379,12 @@ impl State {
                 if let Some(link) = self.links.get(&node) {
                     link.close();
                 }
-                let why = format!("{reason:?}");
+                let why = match reason {
+                    directory::Breach::Silent { page, .. } => {
+                        format!("shm_ak_timeout is over for page {}", page.0)
+                    }
+                    reason => format!("{reason:?}"),
+                };
                 shared.note(Note::Broken { id: segment.id, node, why });
             }
             directory::Effect::Continue => {
@@ -392,7 +416,15 @@ impl State {
         if node != segment.shared.me() && link.is_none() {
             return;
         }
-        let mut gathered = Gathered::new(&segment.shared.buffers);
+        let (id, replica, local) = (segment.id, to, &mut self.local);
+        let mut part = |page, offset, bytes: &[u8]| {
+            let frame = ToReplica::Part { page, offset };
+            match link {
+                Some(link) => link.post_raw(&PeerFrame::ToReplica { id, replica, frame }, bytes),
+                None => local.push_back(Local::ToReplica { to, frame, raw: bytes.to_vec() }),
+            }
+        };
+        let mut gathered = Gathered::new(&segment.shared.buffers, &mut part);
         if let ToReplica::Grant { pages, .. } = &mut frame {
             let mut pages = pages.iter_mut();
             let read = pages.try_for_each(|page| home.file.gather(page, from, &mut gathered));
@@ -401,13 +433,13 @@ impl State {
                 return;
             }
         }
-        let raw = gathered.bytes();
-        match link {
-            Some(link) => {
-                link.post_raw(&PeerFrame::ToReplica { id: segment.id, replica: to, frame }, raw);
-            }
-            None => self.local.push_back(Local::ToReplica { to, frame, raw: raw.to_vec() }),
+        if let Some(link) = link {
+            link.post_raw(&PeerFrame::ToReplica { id, replica, frame }, gathered.bytes());
+            return;
         }
+        let raw = gathered.bytes().to_vec();
+        drop(gathered);
+        self.local.push_back(Local::ToReplica { to, frame, raw });
     }
 
     fn step_replica(
@@ -421,7 +453,11 @@ impl State {
         let Some(machine) = &mut side.machine else { return };
         let mut effects = std::mem::take(&mut side.effects);
         let before = segment.shared.leases.interventions();
+        let said = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         machine.step(now_ms(), event, &side.records, &mut effects);
+        if let Some(event) = said {
+            tracing::trace!(op = "page", id = %segment.id, replica = number.0, event, ?effects);
+        }
         for effect in effects.drain(..) {
             segment.shared.go_on_only_if_undisturbed(before);
             self.carry_out_replica(segment, number, effect, contents);
@@ -482,7 +518,18 @@ impl State {
         if self.home.is_none() && link.is_none() {
             return;
         }
-        let mut gathered = Gathered::new(&segment.shared.buffers);
+        let (id, replica, local) = (segment.id, number, &mut self.local);
+        let mut part = |page, offset, bytes: &[u8]| {
+            let frame = ToHome::Part { page, offset };
+            match link {
+                Some(link) => link.post_raw(&PeerFrame::ToHome { id, replica, frame }, bytes),
+                None => {
+                    let raw = bytes.to_vec();
+                    local.push_back(Local::ToHome { from: number, frame, raw });
+                }
+            }
+        };
+        let mut gathered = Gathered::new(&segment.shared.buffers, &mut part);
         let mut gather = |granted: &mut Granted| side.file.gather(granted, from, &mut gathered);
         let read = match &mut frame {
             ToHome::Recalled { granted, .. } | ToHome::Released { granted } => gather(granted),
@@ -494,17 +541,20 @@ impl State {
         if !segment.said(read) {
             return;
         }
-        let raw = gathered.bytes();
-        match link {
-            Some(link) => {
-                let (id, replica) = (segment.id, number);
-                link.post_raw(&PeerFrame::ToHome { id, replica, frame }, raw);
-            }
-            None => {
-                let raw = raw.to_vec();
-                self.local.push_back(Local::ToHome { from: number, frame, raw });
-            }
+        if let Some(link) = link {
+            link.post_raw(&PeerFrame::ToHome { id, replica, frame }, gathered.bytes());
+            return;
         }
+        let raw = gathered.bytes().to_vec();
+        drop(gathered);
+        self.local.push_back(Local::ToHome { from: number, frame, raw });
+    }
+}
+
+/// A frame has been stepped: the parts of its contents are where they belong.
+pub(in crate::memory) fn forget_parts(file: Option<&mut NodeFile>, contents: &Contents<'_>) {
+    if let Some(file) = file {
+        contents.in_parts().iter().for_each(|page| drop(file.staging.remove(page)));
     }
 }
 

@@ -12,13 +12,17 @@ use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::memory::{PageNo, Replica};
 
 use super::buffers::Buffers;
-use super::content::Contents;
+use super::content::{Bad, Contents};
 use super::node_file::NodeFile;
 use super::segment::Segment;
+use super::staging::Staging;
 use super::timers::Timers;
 use crate::memory::families::{Ended, Fault};
 use crate::memory::futexes::Futexes;
 use crate::memory::leases::Leases;
+
+/// Units of one file whose parts may be under way at once: a node sends one after the other.
+const STAGED_MAX: usize = dipc_wire::limits::REPLICAS_MAX as usize;
 
 /// What somebody must hear of, or do, who holds no lock.
 #[derive(Debug)]
@@ -171,6 +175,39 @@ impl Segment {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Keeps a part of a unit that is too long for one frame, or says what is wrong with it.
+    pub(in crate::memory) fn stage(
+        &self,
+        file: Option<&mut NodeFile>,
+        (page, offset): (PageNo, u64),
+        raw: &[u8],
+    ) -> Option<Bad> {
+        let file = file?;
+        let Some(span) = self.geometry.span(page).filter(|_| self.geometry.in_parts()) else {
+            return Some(Bad::Unexpected);
+        };
+        if !file.staging.contains_key(&page) {
+            if file.staging.len() >= STAGED_MAX {
+                return Some(Bad::Unexpected);
+            }
+            match Staging::new(span.bytes) {
+                Ok(staging) => drop(file.staging.insert(page, staging)),
+                Err(error) => {
+                    self.shared.note(Note::Unread { id: self.id, error });
+                    return Some(Bad::Length);
+                }
+            }
+        }
+        match file.staging.get(&page)?.put(offset, raw) {
+            Ok(true) => None,
+            Ok(false) => Some(Bad::Length),
+            Err(error) => {
+                self.shared.note(Note::Unread { id: self.id, error });
+                Some(Bad::Length)
+            }
         }
     }
 
