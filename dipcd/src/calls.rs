@@ -30,6 +30,7 @@ use crate::home::{self, Look, Maker, Verdict, Want};
 use crate::links::Unanswered;
 use crate::memory;
 use crate::metrics::Counted;
+use crate::placing::{self, Asking};
 use crate::sys::credentials::{self, Namespaces, Peer};
 use crate::undertaker::Watched;
 
@@ -140,8 +141,9 @@ impl Service<'_> {
         let caller = self.vouch()?;
         let creates = want.flags & IPC_CREAT != 0 || want.key == Key::PRIVATE;
         let intent = if creates { Intent::Create } else { Intent::Find };
+        let mut place = placing::place_of(self.daemon, want, intent);
         loop {
-            let frame = |req| PeerFrame::Claim { req, kind: want.kind, key: want.key, intent };
+            let frame = |req| placing::claim(want, intent, place, req);
             let outcome = match self.daemon.ask_referee(deadline, frame) {
                 Ok(PeerFrame::Claimed { outcome, .. }) => outcome,
                 Ok(_) => return Err(SysvError::EIO),
@@ -155,12 +157,20 @@ impl Service<'_> {
                 Claimed::Absent => Err(SysvError::ENOENT),
                 Claimed::Full => Err(SysvError::ENOSPC),
                 Claimed::Void => {
+                    place = None;
                     self.daemon.pause(VOID_PAUSE);
                     Ok(None)
                 }
                 Claimed::Found { id, home } => self.find(want, &caller, id, home, deadline),
-                Claimed::Granted { claim, id } => self.make(want, &caller, claim, id, deadline),
+                Claimed::Granted { claim, id } => match place {
+                    None => self.make(want, &caller, claim, id, deadline),
+                    Some(home) => {
+                        let asked = Asking { want, caller: &caller, home, deadline };
+                        self.have_made(&asked, claim, id)
+                    }
+                },
             };
+            place = place.filter(|home| !self.daemon.links.is_lost(*home));
             match got? {
                 Some(answer) => return Ok(answer),
                 None if deadline.is_over() => return Err(SysvError::ETIMEDOUT),
@@ -191,13 +201,7 @@ impl Service<'_> {
                 }
             };
         }
-        let frame = |req| PeerFrame::Ask {
-            req,
-            caller: caller.clone(),
-            id,
-            flags: want.flags,
-            size: want.size,
-        };
+        let frame = |req| placing::ask(want, caller, id, req);
         match self.daemon.links.ask(home, deadline, frame) {
             Ok(PeerFrame::Asked { outcome: Asked::Granted, .. }) => {
                 Ok(Some(self.object(id, home, None)))
@@ -264,7 +268,7 @@ impl Service<'_> {
     }
 
     /// How this caller reaches an object: by the kernel if they share it.
-    fn object(&self, id: ObjectId, home: NodeId, kernel: Option<KernelId>) -> Answer {
+    pub(crate) fn object(&self, id: ObjectId, home: NodeId, kernel: Option<KernelId>) -> Answer {
         let place = match kernel {
             Some(kernel) if self.world.ipc_is_ours && kernel != KernelId::NONE => {
                 Place::Here { kernel }

@@ -209,7 +209,6 @@ impl Config {
 /// rather than pass it over in silence.
 pub fn not_yet(config: &Config) -> Vec<&'static str> {
     [
-        ("home", config.home != Home::Creator),
         ("send", config.send != Sending::Strict),
     ]
     .into_iter()

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dipc_core::referee::REPORT_OBJECTS_MAX;
-use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, Nonce, ObjectId};
+use dipc_wire::ids::{ClaimNo, KernelId, Key, Kind, NodeId, Nonce, ObjectId, Req};
 use dipc_wire::keeper::Account;
 use dipc_wire::peer::{Asked, PeerFrame, Reported};
 use dipc_wire::sysv::{IPC_CREAT, IPC_EXCL, PERMISSIONS, Perm, Rights, SysvError, may_use};
@@ -97,7 +97,15 @@ pub struct Home {
     /// What the kernel would know of segments.
     pub segments: Arc<Segments>,
     objects: Mutex<Objects>,
-    awaited: Mutex<HashMap<ObjectId, Sender<Verdict>>>,
+    awaited: Mutex<HashMap<ObjectId, Awaiting>>,
+}
+
+/// Who waits for the referee's verdict on an object.
+enum Awaiting {
+    /// A thread of ours.
+    Thread(Sender<Verdict>),
+    /// A node for whose program it was made, with its question.
+    Node(NodeId, Req),
 }
 
 impl Home {
@@ -146,7 +154,7 @@ impl Home {
             state: ObjectState::Unconfirmed { claim },
         };
         let (sender, receiver) = bounded(1);
-        self.awaited.lock().insert(id, sender);
+        self.awaited.lock().insert(id, Awaiting::Thread(sender));
         if let Err(error) = self.objects.lock().insert(&record) {
             tracing::error!(op = "create", %id, %error);
             self.awaited.lock().remove(&id);
@@ -204,8 +212,19 @@ impl Home {
         }
     }
 
-    /// The referee has said what becomes of an object.
-    pub fn verdict(&self, id: ObjectId, verdict: Verdict) {
+    /// Has the verdict on an object that was made for another node go there.
+    pub fn answer_to(&self, id: ObjectId, node: NodeId, req: Req) {
+        self.awaited.lock().insert(id, Awaiting::Node(node, req));
+    }
+
+    /// Whether a node waits for the verdict on an object.
+    pub fn is_awaited_by(&self, id: ObjectId, node: NodeId) -> bool {
+        matches!(self.awaited.lock().get(&id), Some(Awaiting::Node(of, _)) if *of == node)
+    }
+
+    /// The referee has said what becomes of an object. The question of another node that waits for
+    /// it is handed back.
+    pub fn verdict(&self, id: ObjectId, verdict: Verdict) -> Option<(NodeId, Req)> {
         let published = match verdict {
             Verdict::Confirmed => self.objects.lock().table.set_state(id, ObjectState::Published),
             Verdict::Denied => self.destroy(id),
@@ -213,9 +232,13 @@ impl Home {
         if let Err(error) = published {
             tracing::error!(op = "verdict", %id, %error);
         }
-        if let Some(waiting) = self.awaited.lock().remove(&id) {
-            // The creator may have given up; then nobody listens.
-            let _ = waiting.send(verdict);
+        match self.awaited.lock().remove(&id)? {
+            Awaiting::Thread(waiting) => {
+                // The creator may have given up; then nobody listens.
+                let _ = waiting.send(verdict);
+                None
+            }
+            Awaiting::Node(node, req) => Some((node, req)),
         }
     }
 

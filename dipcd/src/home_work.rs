@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use dipc_wire::ids::{ClientId, Key, Kind, NodeId, ObjectId};
+use dipc_wire::ids::{ClientId, Key, Kind, NodeId, Nonce, ObjectId};
 use dipc_wire::keeper::{Account, Cause};
 use dipc_wire::peer::{Asked, Caller, PeerFrame, Piece};
 use dipc_wire::sysv::SysvError;
@@ -16,7 +16,7 @@ use dipc_wire::sysv::SysvError;
 use crate::accounts::{account_of, own_account};
 use crate::daemon::Daemon;
 use crate::home::{Look, Struck, Want};
-use crate::{control, memory, succession};
+use crate::{control, memory, placing, succession};
 
 /// Serves one frame from `from`. `living` gathers the pieces of its census.
 pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut HashSet<ClientId>) {
@@ -24,9 +24,19 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
         PeerFrame::ReportPlease => report(daemon, from),
         PeerFrame::Void => void(daemon, from),
         PeerFrame::Ask { req, caller, id, flags, size } if caller.client.node == from => {
-            let outcome = ask(daemon, from, &caller, id, flags, size);
+            let outcome = ask(daemon, from, &caller, id, (flags, size, None));
             daemon.links.post(from, PeerFrame::Asked { req, outcome });
         }
+        PeerFrame::AskByNonce { req, caller, id, flags, size, nonce }
+            if caller.client.node == from =>
+        {
+            let outcome = ask(daemon, from, &caller, id, (flags, size, Some(nonce)));
+            daemon.links.post(from, PeerFrame::Asked { req, outcome });
+        }
+        PeerFrame::Place { ref caller, .. } if caller.client.node == from => {
+            placing::serve(daemon, from, &frame);
+        }
+        PeerFrame::Unplace { id } => placing::unplace(daemon, from, id),
         PeerFrame::Ticket { req, ticket, secret, session, caller }
             if caller.client.node == from && session.client == caller.client =>
         {
@@ -87,15 +97,14 @@ fn ask(
     from: NodeId,
     caller: &Caller,
     id: ObjectId,
-    flags: i32,
-    size: u64,
+    (flags, size, nonce): (i32, u64, Option<Nonce>),
 ) -> Asked {
     let account = match account(daemon, from, caller) {
         Ok(account) => account,
         Err(refusal) => return Asked::Refused(refusal),
     };
     // Kind and key are the referee's business: it named this id for them.
-    let want = Want { kind: Kind::Queue, key: Key::PRIVATE, flags, size, nonce: None };
+    let want = Want { kind: Kind::Queue, key: Key::PRIVATE, flags, size, nonce };
     match daemon.home.look(id, &want, &account) {
         Ok(Look::Is(outcome, _)) => {
             if outcome == Asked::Granted {

@@ -16,6 +16,7 @@ pub mod allow;
 pub mod cli;
 pub mod config;
 pub mod log;
+pub mod placing;
 pub mod policy;
 pub mod privileges;
 pub mod proof;

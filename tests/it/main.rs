@@ -25,6 +25,7 @@ mod memory_litmus;
 mod memory_options;
 mod memory_sizes;
 mod orders;
+mod placing;
 mod semaphores;
 mod tidy;
 mod tools;

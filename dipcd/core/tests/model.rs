@@ -52,6 +52,7 @@ fn a_death_report_that_overtakes_the_done_number_doubles() {
 /// Budgets of a world with two creators of one key.
 const CREATES: small::Budget = small::Budget {
     creates: 2,
+    places: 0,
     finds: 0,
     removes: 0,
     abandons: 0,
@@ -62,6 +63,9 @@ const CREATES: small::Budget = small::Budget {
     short_timeouts: 0,
     long_timeouts: 0,
 };
+
+/// One who creates, and one who has the other node make the object.
+const PLACED: small::Budget = small::Budget { creates: 1, places: 1, ..CREATES };
 
 #[test]
 fn a_key_has_one_home() {
@@ -75,6 +79,15 @@ fn a_key_has_one_home() {
         ("killed", Budget { referee_kills: 1, ..CREATES }, Shorter::Node, 3200),
         ("retired", Budget { retirements: 1, ..CREATES }, Shorter::Node, 2526),
         ("restarted", Budget { node_kills: 1, ..CREATES }, Shorter::Node, 1354),
+        ("placed", Budget { cuts: 1, ..PLACED }, Shorter::Claim, 3863),
+        ("placed, expired", Budget { short_timeouts: 1, ..PLACED }, Shorter::Claim, 840),
+        ("placed, lost", Budget { cuts: 1, short_timeouts: 1, ..PLACED }, Shorter::Node, 15_516),
+        (
+            "placed, restarted",
+            Budget { node_kills: 1, abandons: 1, ..PLACED },
+            Shorter::Node,
+            12_171,
+        ),
     ];
     let found = rows.map(|(name, budget, shorter, _)| {
         (name, holds(one_key(budget, shorter, cluster::Bug::None)))

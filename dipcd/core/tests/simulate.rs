@@ -111,6 +111,9 @@ fn request(dice: &mut Dice, climate: &Climate, cluster: &Cluster) -> Move {
         return Move::Forget(place);
     }
     let key = Key(i32::try_from(dice.below(climate.keys)).expect("few keys"));
+    if dice.one_in(5) {
+        return Move::AskFor(place, key, dice.below(cluster.nodes()));
+    }
     let intent = if dice.one_in(4) { Intent::Find } else { Intent::Create };
     Move::Ask(place, key, intent)
 }

@@ -430,8 +430,8 @@ fn a_single_node_is_its_own_referee_on_loopback() {
 fn what_is_not_there_yet_is_named() {
     let config = parse(BASE).unwrap();
     assert_eq!(not_yet(&config), [""; 0]);
-    let config = with("home = 3\nsend = pipelined:40").unwrap();
-    assert_eq!(not_yet(&config), ["home", "send"]);
+    let config = with("send = pipelined:40").unwrap();
+    assert_eq!(not_yet(&config), ["send"]);
 }
 
 /// The entry's paragraph in conf/dipc.conf: comment lines, then `#name = default`.

@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 
 use crate::client::{Row, WireTerms};
 use crate::ids::{
-    ClaimNo, ClientId, Epoch, Image, Key, Kind, NodeId, ObjectId, Req, Secret, Seq, SessionId,
-    Slot, TicketId,
+    ClaimNo, ClientId, Epoch, Image, Key, Kind, NodeId, Nonce, ObjectId, Req, Secret, Seq,
+    SessionId, Slot, TicketId,
 };
 use crate::memory::{Replica, ToHome, ToReplica};
 use crate::survey::{NodeStatus, Semaphore, Survey};
@@ -380,6 +380,77 @@ pub enum PeerFrame {
         /// Which.
         id: ObjectId,
     },
+    /// Node to referee: as `Claim` of who may create, but another node (`home` of dipc.conf) is to
+    /// make the object, and the leave is its. Answered by `Claimed`; `Void` if that node can make
+    /// nothing now.
+    ClaimFor {
+        /// Comes back.
+        req: Req,
+        /// Keys of different kinds are different.
+        kind: Kind,
+        /// `IPC_PRIVATE` is always granted.
+        key: Key,
+        /// Who is to make it.
+        home: NodeId,
+    },
+    /// Node to home: make the object that this leave of yours is for. Answered by `Placed`, once the
+    /// referee has spoken; asked again after a break, and it may be.
+    Place {
+        /// Comes back.
+        req: Req,
+        /// As whom.
+        caller: Caller,
+        /// The leave.
+        claim: ClaimNo,
+        /// The object.
+        object: Reported,
+        /// The flags of `*get`.
+        flags: i32,
+        /// The size of `*get`.
+        size: u64,
+        /// Which `*get` it is.
+        nonce: Nonce,
+    },
+    /// Answers `Place`.
+    Placed {
+        /// From the question.
+        req: Req,
+        /// What became of it.
+        outcome: Placement,
+    },
+    /// Node to home: nobody waits any more for an object that it was to make; if the referee has not
+    /// confirmed it, it goes.
+    Unplace {
+        /// Which.
+        id: ObjectId,
+    },
+    /// Node to home: as `Ask`, for a `*get` that may be a repetition of the one that made the
+    /// object, and then finds its own. Answered by `Asked`.
+    AskByNonce {
+        /// Comes back.
+        req: Req,
+        /// Who wants.
+        caller: Caller,
+        /// Which object.
+        id: ObjectId,
+        /// The flags of `*get`.
+        flags: i32,
+        /// The size of `*get`.
+        size: u64,
+        /// Which `*get` it is.
+        nonce: Nonce,
+    },
+}
+
+/// What became of an object that another node was to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Placement {
+    /// It is made, and the referee knows it.
+    Made,
+    /// The leave counts no more; claim again.
+    TooLate,
+    /// It cannot be made for this caller: EACCES, EINVAL, ENOSPC.
+    Refused(SysvError),
 }
 
 /// A granted attachment.

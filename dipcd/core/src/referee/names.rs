@@ -309,9 +309,18 @@ impl Names {
         }
     }
 
-    /// Forgets a node that is lost or retired: its keys are free.
+    /// Forgets a node that is lost or retired: its keys are free, and who waits for leave that it
+    /// make something is told that it cannot.
     pub fn drop_node(&mut self, node: NodeId, grants: &mut Grants<'_>) {
         self.drop_waiters(node);
+        for holder in self.keys.values_mut() {
+            if let Holder::Claimed { waiting, .. } = holder {
+                waiting.iter().filter(|waiter| waiter.maker == node).for_each(|waiter| {
+                    grants.answer(*waiter, Claimed::Void);
+                });
+                waiting.retain(|waiter| waiter.maker != node);
+            }
+        }
         self.reconcile(node, &[], &[], grants);
     }
 

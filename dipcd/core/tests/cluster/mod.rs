@@ -29,6 +29,9 @@ pub enum Bug {
     TrustsUnwrittenRecord,
 }
 
+/// What a `*get` wants, and on which node a new object is to live; `NONE`: on its own.
+type Asked = (Key, Intent, NodeId);
+
 /// A node's dipcd.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
@@ -40,7 +43,7 @@ pub struct Node {
     /// Leave to make an object that is not made yet.
     granted: Vec<(ClaimNo, ObjectId, Key)>,
     /// `*get` calls without an answer.
-    asking: BTreeMap<Req, (Key, Intent)>,
+    asking: BTreeMap<Req, Asked>,
     /// Those whose program waits no more; an answer may still come.
     given_up: BTreeSet<Req>,
     next_req: u64,
@@ -68,6 +71,8 @@ enum LinkState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     Ask(usize, Key, Intent),
+    /// The same for an object that another node is to make, at the third place.
+    AskFor(usize, Key, usize),
     Make(usize),
     /// The kernel refuses what was granted.
     Abandon(usize),
@@ -199,7 +204,10 @@ impl Cluster {
     /// Lets something happen.
     pub fn happen(&mut self, step: Move) {
         match step {
-            Move::Ask(place, key, intent) => self.ask(place, key, intent),
+            Move::Ask(place, key, intent) => self.ask(place, (key, intent, NodeId::NONE)),
+            Move::AskFor(place, key, maker) => {
+                self.ask(place, (key, Intent::Create, self.nodes[maker].number));
+            }
             Move::Make(place) => self.make(place),
             Move::Abandon(place) => {
                 let (claim, ..) = self.nodes[place].granted.remove(0);
@@ -242,12 +250,29 @@ impl Cluster {
         }
     }
 
-    fn ask(&mut self, place: usize, key: Key, intent: Intent) {
+    fn ask(&mut self, place: usize, asked: Asked) {
         let node = &mut self.nodes[place];
         node.next_req += 1;
         let req = Req(node.next_req);
-        node.asking.insert(req, (key, intent));
-        self.say(place, PeerFrame::Claim { req, kind: Kind::Queue, key, intent });
+        node.asking.insert(req, asked);
+        self.claim(place, req, asked);
+    }
+
+    fn claim(&mut self, place: usize, req: Req, (key, intent, home): Asked) {
+        let kind = Kind::Queue;
+        let frame = if home.is_admitted() {
+            PeerFrame::ClaimFor { req, kind, key, home }
+        } else {
+            PeerFrame::Claim { req, kind, key, intent }
+        };
+        self.say(place, frame);
+    }
+
+    /// Who has this number, as the referee sees it.
+    fn place_of(&self, node: NodeId) -> Option<usize> {
+        let record = self.referee.as_ref().map_or(&self.disk, Referee::record);
+        let at = record.member(node)?.address;
+        (0..self.nodes.len()).find(|place| address(*place) == at)
     }
 
     fn make(&mut self, place: usize) {
@@ -291,8 +316,8 @@ impl Cluster {
         let (incarnation, number) = (node.incarnation, node.number);
         let asking = node.asking.clone();
         self.step(Event::Linked { link, node: number, address: address(place), incarnation });
-        for (req, (key, intent)) in asking {
-            self.say(place, PeerFrame::Claim { req, kind: Kind::Queue, key, intent });
+        for (req, asked) in asking {
+            self.claim(place, req, asked);
         }
     }
 
@@ -428,7 +453,7 @@ impl Cluster {
                     self.wrong = Some(format!("A PUBLISHED OBJECT IS DENIED: {id}"));
                 }
                 if let Some((_, key)) = self.nodes[place].unconfirmed.remove(&id) {
-                    self.ask(place, key, Intent::Create);
+                    self.ask(place, (key, Intent::Create, NodeId::NONE));
                 }
             }
             PeerFrame::Claimed { req, outcome } => self.claimed(place, req, outcome),
@@ -459,7 +484,7 @@ impl Cluster {
 
     fn claimed(&mut self, place: usize, req: Req, outcome: Claimed) {
         let node = &mut self.nodes[place];
-        let Some((key, intent)) = node.asking.remove(&req) else {
+        let Some((key, intent, home)) = node.asking.remove(&req) else {
             if node.given_up.remove(&req) {
                 if let Claimed::Granted { claim, .. } = outcome {
                     self.say(place, PeerFrame::Abandon { claim });
@@ -470,8 +495,16 @@ impl Cluster {
             return;
         };
         match outcome {
-            Claimed::Granted { claim, id } => self.nodes[place].granted.push((claim, id, key)),
-            Claimed::Void => self.ask(place, key, intent),
+            Claimed::Granted { claim, id } => {
+                let maker = if home.is_admitted() { self.place_of(home) } else { Some(place) };
+                match maker {
+                    Some(maker) => self.nodes[maker].granted.push((claim, id, key)),
+                    // It was retired meanwhile.
+                    None => self.ask(place, (key, intent, NodeId::NONE)),
+                }
+            }
+            // Void may be who was to make it: then the asker does.
+            Claimed::Void => self.ask(place, (key, intent, NodeId::NONE)),
             Claimed::Found { .. } | Claimed::Absent => {}
             Claimed::Full => self.wrong = Some("NO NUMBER LEFT".into()),
         }

@@ -20,6 +20,8 @@ const KEY: Key = Key(40);
 pub struct Budget {
     /// `*get` with IPC_CREAT.
     pub creates: u8,
+    /// The same, for an object that the other node is to make.
+    pub places: u8,
     /// `*get` without.
     pub finds: u8,
     /// Removals.
@@ -92,6 +94,8 @@ impl World for Small {
         for place in 0..cluster.nodes() {
             let mut may = |left: u8, step| moves.extend((left > 0).then_some(step));
             may(budget.creates, Move::Ask(place, KEY, Intent::Create));
+            let other = (place + 1) % cluster.nodes();
+            may(budget.places, Move::AskFor(place, KEY, other));
             may(budget.finds, Move::Ask(place, KEY, Intent::Find));
             let removes = if cluster.has_objects(place) { budget.removes } else { 0 };
             may(removes, Move::Remove(place));
@@ -121,6 +125,7 @@ impl World for Small {
             Step::Now(step) => {
                 match step {
                     Move::Ask(_, _, Intent::Create) => budget.creates -= 1,
+                    Move::AskFor(..) => budget.places -= 1,
                     Move::Ask(_, _, Intent::Find) => budget.finds -= 1,
                     Move::Remove(_) => budget.removes -= 1,
                     Move::Abandon(_) | Move::GiveUp(_) => budget.abandons -= 1,

@@ -20,7 +20,8 @@ use dipc_wire::keeper::{
 use dipc_wire::noise::Cipher;
 use dipc_wire::op::{Op, Outcome, Reply, Request, SemGet, StatCheck, Wait};
 use dipc_wire::peer::{
-    Asked, Caller, Claimed, End, Intent, Located, Member, PeerFrame, Piece, Reported, Standing,
+    Asked, Caller, Claimed, End, Intent, Located, Member, PeerFrame, Piece, Placement, Reported,
+    Standing,
 };
 use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 use dipc_wire::sysv::{Change, Perm, QueueStat, Rights, SemBuf, SetStat, SysvError};
@@ -319,6 +320,22 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     frames.extend(memory::peer_frames());
     frames.extend(survey::peer_frames());
     frames.push(PeerFrame::Unnamed { id: id() });
+    frames.extend(placing());
+    frames
+}
+
+fn placing() -> Vec<PeerFrame> {
+    let (req, nonce) = (REQ, Nonce(0x0a0b));
+    let (flags, size, claim, object) = (0o1600, 3, ClaimNo(5), reported());
+    let mut frames = vec![
+        PeerFrame::ClaimFor { req, kind: Kind::Set, key: Key(40), home: node(2) },
+        PeerFrame::Place { req, caller: caller(), claim, object, flags, size, nonce },
+    ];
+    let outcomes =
+        [Placement::Made, Placement::TooLate, Placement::Refused(SysvError::ENOSPC)].into_iter();
+    frames.extend(outcomes.map(|outcome| PeerFrame::Placed { req, outcome }));
+    frames.push(PeerFrame::Unplace { id: id() });
+    frames.push(PeerFrame::AskByNonce { req, caller: caller(), id: id(), flags, size, nonce });
     frames
 }
 
