@@ -142,7 +142,7 @@ static void segments_of_calls(void)
     struct shmid_ds *state = (void *)(area + PAGE);
     TRY("IPC_STAT into", shmctl(segment, IPC_STAT, state));
     say(" nattch=%lu", (unsigned long)state->shm_nattch);
-    int queue = msgget(IPC_PRIVATE, 0600);
+    int queue = make_queue(row_key(0), 0600);
     struct msgbuf *message = (void *)(area + 2 * PAGE);
     TRY("absent msgsnd", msgsnd(queue, message, 10, 0));
     message->mtype = 3;

@@ -94,6 +94,12 @@ impl HomeSide {
         holder.map(|holder| holder.node)
     }
 
+    /// Tells home's programs what they have become.
+    pub(super) fn tell(&mut self) {
+        let records = &self.records;
+        self.file.tell(|page| access_by(&records.get(page)));
+    }
+
     /// What a program that attaches home's file may do where.
     pub fn held(&self) -> Vec<(Span, Access)> {
         let all = self.geometry.all();
@@ -106,12 +112,15 @@ impl HomeSide {
 
     /// What home's programs may do with a page.
     pub fn access(&self, page: PageNo) -> Option<Access> {
-        let record = self.records.get(page);
-        match record.holding {
-            _ if !record.is_in_home_file() => None,
-            Holding::Owned { .. } => Some(Access::Write),
-            _ => Some(Access::Read),
-        }
+        access_by(&self.records.get(page))
+    }
+}
+
+fn access_by(record: &PageRecord) -> Option<Access> {
+    match record.holding {
+        _ if !record.is_in_home_file() => None,
+        Holding::Owned { .. } => Some(Access::Write),
+        _ => Some(Access::Read),
     }
 }
 
