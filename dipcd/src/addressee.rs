@@ -25,6 +25,7 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Resolved { req, .. }
         | PeerFrame::Listed { req, .. }
         | PeerFrame::Asked { req, .. }
+        | PeerFrame::Placed { req, .. }
         | PeerFrame::Ticketed { req, .. }
         | PeerFrame::Attached { req, .. }
         | PeerFrame::Controlled { req, .. }
@@ -33,10 +34,14 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Surveyed { req, .. }
         | PeerFrame::SemaphoresAre { req, .. }
         | PeerFrame::RemovedFor { req, .. }
+        | PeerFrame::AttachmentsAre { req, .. }
         | PeerFrame::Succession { req, .. } => Addressee::Asker(req),
         PeerFrame::ReportPlease
         | PeerFrame::Void
         | PeerFrame::Ask { .. }
+        | PeerFrame::AskByNonce { .. }
+        | PeerFrame::Place { .. }
+        | PeerFrame::Unplace { .. }
         | PeerFrame::Ticket { .. }
         | PeerFrame::Ended { .. }
         | PeerFrame::Census { .. }
@@ -50,11 +55,13 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Survey { .. }
         | PeerFrame::Semaphores { .. }
         | PeerFrame::RemoveFor { .. }
+        | PeerFrame::Attachments { .. }
         | PeerFrame::Record(_)
         | PeerFrame::Succeed { .. } => Addressee::Worker,
         PeerFrame::Report { .. }
         | PeerFrame::Voided
         | PeerFrame::Claim { .. }
+        | PeerFrame::ClaimFor { .. }
         | PeerFrame::Made { .. }
         | PeerFrame::Abandon { .. }
         | PeerFrame::Removed { .. }

@@ -129,6 +129,7 @@ impl Service<'_> {
             Call::Nodes
             | Call::Status { .. }
             | Call::Survey { .. }
+            | Call::Attachments { .. }
             | Call::Semaphores { .. }
             | Call::Remove { .. }
             | Call::Entry { .. }

@@ -39,6 +39,7 @@ pub(crate) fn serve(service: &Service<'_>, call: &Call) -> Result<Answer, SysvEr
         Call::Nodes => Ok(Answer::Nodes(daemon.links.survey(&daemon.config()))),
         Call::Status { node } => status_of(daemon, *node).map(Answer::Status),
         Call::Survey { home, kind, from } => survey(service, *home, *kind, *from),
+        Call::Attachments { node, after } => attachments(daemon, *node, *after),
         Call::Semaphores { home, id, first } => semaphores(service, *home, *id, *first),
         Call::Remove { kind, id } => remove(service, *kind, *id).map(|()| Answer::Done),
         Call::Entry { index } => {
@@ -72,6 +73,9 @@ pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
                     return;
                 }
             }
+        }
+        PeerFrame::Attachments { req, after } => {
+            PeerFrame::AttachmentsAre { req, rows: survey::attachments(daemon, after) }
         }
         PeerFrame::Semaphores { req, caller, id, first } => {
             let outcome = account(daemon, from, &caller)
@@ -147,6 +151,20 @@ fn survey(service: &Service<'_>, home: NodeId, kind: Kind, from: u32) -> Result<
     let frame = |req| PeerFrame::Survey { req, caller: caller.clone(), kind, from };
     match ask(daemon, home, frame)? {
         PeerFrame::Surveyed { survey, .. } => Ok(Answer::Survey(survey)),
+        _ => Err(SysvError::EIO),
+    }
+}
+
+fn attachments(
+    daemon: &Daemon,
+    node: NodeId,
+    after: Option<ObjectId>,
+) -> Result<Answer, SysvError> {
+    if is_here(daemon, node) {
+        return Ok(Answer::Attachments(survey::attachments(daemon, after)));
+    }
+    match ask(daemon, node, |req| PeerFrame::Attachments { req, after })? {
+        PeerFrame::AttachmentsAre { rows, .. } => Ok(Answer::Attachments(rows)),
         _ => Err(SysvError::EIO),
     }
 }
@@ -298,6 +316,8 @@ fn forget(daemon: &Daemon, node: NodeId) -> Result<String, String> {
         return Err(format!("node {node} is linked; stop its dipcd first"));
     }
     names.step(daemon, Event::Forget { node });
-    tracing::warn!(op = "forget", peer = %node, %address);
+    // The others do the same when they hear who is a member.
+    let (wires, clients) = daemon.cut_off(node);
+    tracing::warn!(op = "forget", peer = %node, %address, wires, clients);
     Ok(format!("node {node} at {address} is forgotten"))
 }

@@ -350,13 +350,13 @@ impl Daemon {
     /// A node is lost to us: our wires to it break, and its clients end here.
     pub fn lost(&self, node: NodeId) {
         self.counters.add(Counted::NodesLost);
-        self.memory.lost(self, node);
         let (wires, clients) = self.cut_off(node);
         tracing::warn!(op = "lost", peer = %node, wires, clients, "not heard of for node_timeout");
     }
 
     /// Ends everything with a node: how many wires to it, and how many clients of it.
     pub(crate) fn cut_off(&self, node: NodeId) -> (usize, usize) {
+        self.memory.lost(self, node);
         let wires = self.change_clients(|clients| {
             let kept = clients.lose_home(node);
             let wires = kept.release.len();

@@ -66,7 +66,9 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
         | PeerFrame::Detached { .. }
         | PeerFrame::Control { .. }
         | PeerFrame::Count { .. } => memory::calls::serve_peer(daemon, from, frame),
-        PeerFrame::Status { .. } => control::serve_peer(daemon, from, frame),
+        PeerFrame::Status { .. } | PeerFrame::Attachments { .. } => {
+            control::serve_peer(daemon, from, frame);
+        }
         PeerFrame::Survey { ref caller, .. }
         | PeerFrame::Semaphores { ref caller, .. }
         | PeerFrame::RemoveFor { ref caller, .. }

@@ -11,14 +11,16 @@ use std::io;
 use dipc_wire::ids::{KernelId, Kind, ObjectId};
 use dipc_wire::keeper::Account;
 use dipc_wire::limits::{
-    SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX, SURVEY_SEMAPHORES_MAX, SURVEY_USERS_MAX,
+    SURVEY_ATTACHED_MAX, SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX, SURVEY_SEMAPHORES_MAX,
+    SURVEY_USERS_MAX,
 };
 use dipc_wire::op::SemGet;
-use dipc_wire::survey::{Deed, ObjectRow, Semaphore, State, Survey, User};
+use dipc_wire::survey::{AttachedRow, Deed, ObjectRow, Semaphore, State, Survey, User};
 use dipc_wire::sysv::{QueueStat, Rights, SegmentControl, SegmentStat, SysvError};
 
 use crate::daemon::Daemon;
 use crate::home;
+use crate::memory;
 use crate::objects::ObjectRecord;
 use crate::sys::credentials::{self, start_time};
 use crate::sys::ipc;
@@ -67,7 +69,7 @@ fn row(
         }
         Kind::Segment => {
             let stat = segment(daemon, record.id)?;
-            (State::Segment(stat), stat.perm, attached(daemon, &stat))
+            (State::Segment(stat), stat.perm, Vec::new())
         }
     };
     let (owner, creator) = (names.of(perm.uid), names.of(perm.cuid));
@@ -82,9 +84,15 @@ fn segment(daemon: &Daemon, id: ObjectId) -> Option<SegmentStat> {
     looked.ok().map(|controlled| controlled.stat)
 }
 
-/// Pids of segments are already as on their own nodes, of which we know our own.
-fn attached(daemon: &Daemon, stat: &SegmentStat) -> Vec<User> {
-    users(daemon, [(stat.lpid, Deed::Attached)])
+/// The segments that programs of this node have attached, wherever they live. Each node says only
+/// its own part, so that nobody who is asked must ask others.
+pub fn attachments(daemon: &Daemon, after: Option<ObjectId>) -> Vec<AttachedRow> {
+    let mut ids: Vec<_> = daemon.memory.all().iter().map(|segment| segment.id).collect();
+    ids.retain(|id| after.is_none_or(|after| *id > after));
+    ids.sort_unstable();
+    let row = |id| AttachedRow { id, attachments: memory::control::count_here(daemon, id) };
+    let rows = ids.into_iter().map(row).filter(|row| row.attachments > 0);
+    rows.take(SURVEY_ATTACHED_MAX).collect()
 }
 
 /// The living ones of these processes, as the kernel here numbers them.

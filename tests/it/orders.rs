@@ -218,10 +218,13 @@ fn trace_lines_begin_and_end() {
 fn a_node_that_is_forgotten_is_gone_at_once() {
     let cluster = Cluster::of(3).entry("node_timeout", "60").entry("lease", "30").start();
     let (mut here, mut there) = (Puppet::on(cluster.node(2)), Puppet::on(cluster.node(3)));
+    let mut referees = Puppet::on(cluster.node(1));
     there.must("msgget 40 11666");
-    here.must("msgget 40 10666");
-    here.begin("receive 0");
-    here.until_waiting();
+    for puppet in [&mut here, &mut referees] {
+        puppet.must("msgget 40 10666");
+        puppet.begin("receive 0");
+        puppet.until_waiting();
+    }
     drop(there);
     cluster.node(3).kill_everything();
     wait_until("the link to node 3 is down", || {
@@ -230,7 +233,9 @@ fn a_node_that_is_forgotten_is_gone_at_once() {
     });
     let said = ctl(cluster.node(1), &["forget", "3"]);
     assert_eq!(said, format!("node 3 at {} is forgotten\n", cluster.node(3).address));
-    assert_eq!(here.answer(), Err("EIDRM".into()), "long before node_timeout");
+    for puppet in [&mut here, &mut referees] {
+        assert_eq!(puppet.answer(), Err("EIDRM".into()), "long before node_timeout");
+    }
     wait_until("node 2 hears of it", || {
         let peers = ctl(cluster.node(2), &["peers"]);
         peers.lines().all(|line| !line.starts_with("3 ")).then_some(())

@@ -143,6 +143,35 @@ fn one_object_is_shown_whole_to_who_may_read_it() {
 }
 
 #[test]
+fn a_segment_is_shown_with_who_has_it_and_removed_with_its_last_detach() {
+    let cluster = Cluster::start(3);
+    let (one, two) = (cluster.node(1), cluster.node(2));
+    let (mut here, mut there) = (Puppet::of_pages(one), Puppet::of_pages(two));
+    let id = here.must("shmget 42 5000 013640");
+    here.must("attach 0");
+    there.must("shmget 42 0 010000");
+    for _ in 0..2 {
+        there.must("attach 0");
+    }
+    let look = || cluster.node(3).tool("dipcs", &["-m"]).expect_success();
+    assert_eq!(row(&look(), &id), format!("0x0000002a {id} {} 640 5000 3 1 1=1 2=2", me()));
+    let out = cluster.node(3).tool("dipcs", &["-i", &id]).expect_success();
+    for line in ["bytes=5000\tnattch=3\tstatus=", "attached=2\tnode=2"] {
+        assert!(out.lines().any(|found| found == line), "{line}: {out}");
+    }
+    cluster.node(3).tool("dipcrm", &["-M", "42"]).expect_success();
+    let gone = cluster.node(3).tool("dipcrm", &["-M", "42"]);
+    refused(&gone, "dipcrm: invalid key (42)");
+    let dead = format!("0x00000000 {id} {} 640 5000 3 dest 1 1=1 2=2", me());
+    assert_eq!(row(&look(), &id), dead, "it stays until its last detach");
+    here.must("detach");
+    drop((here, there));
+    dipc_tests::process::wait_until("it is deleted", || (!look().contains(&id)).then_some(()));
+    let gone = cluster.node(2).tool("dipcrm", &["-m", &id]);
+    refused(&gone, &format!("dipcrm: invalid id ({id})"));
+}
+
+#[test]
 fn json_says_the_same_and_who_did_not_answer() {
     let cluster = Cluster::start(2);
     let mut puppet = Puppet::on(cluster.node(2));

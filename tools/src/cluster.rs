@@ -3,13 +3,13 @@
 //! the referee knows to live there is shown without its state.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use dipc_wire::client::{Answer, Call, Row};
 use dipc_wire::ids::{Key, Kind, NodeId, ObjectId};
-use dipc_wire::limits::{ID_NUMBERS, ROWS_MAX, SURVEY_SEMAPHORES_MAX};
-use dipc_wire::survey::{NodeRow, NodeStatus, ObjectRow, Semaphore};
+use dipc_wire::limits::{ID_NUMBERS, ROWS_MAX, SURVEY_ATTACHED_MAX, SURVEY_SEMAPHORES_MAX};
+use dipc_wire::survey::{AttachedRow, Contact, NodeRow, NodeStatus, ObjectRow, Semaphore};
 
 use crate::dipcd::{Dipcd, Trouble};
 
@@ -47,12 +47,23 @@ pub struct Object {
     pub home: NodeId,
     /// What its home says of it; `None`: home does not answer.
     pub row: Option<ObjectRow>,
+    /// How often each node has a segment attached.
+    pub attached: Vec<(NodeId, u64)>,
+}
+
+impl Object {
+    /// `nattch`, as far as the nodes have answered.
+    pub fn attachments(&self) -> u64 {
+        self.attached.iter().map(|(_, count)| count).sum()
+    }
 }
 
 /// What one node said.
+#[derive(Default)]
 struct Said {
     status: Option<NodeStatus>,
     objects: Vec<Object>,
+    attached: Vec<AttachedRow>,
 }
 
 impl Cluster {
@@ -62,7 +73,7 @@ impl Cluster {
         nodes.sort_by_key(|row| row.node);
         let (said, known) = thread::scope(|scope| {
             let asked: Vec<_> =
-                nodes.iter().map(|row| scope.spawn(|| ask_node(dipcd, row.node, kinds))).collect();
+                nodes.iter().map(|row| scope.spawn(|| ask_node(dipcd, row, kinds))).collect();
             let listed: Vec<_> =
                 kinds.iter().map(|kind| scope.spawn(|| (*kind, list(dipcd, *kind)))).collect();
             let said: Vec<_> =
@@ -73,12 +84,16 @@ impl Cluster {
         });
         let mut cluster = Cluster::default();
         let mut answered = BTreeSet::new();
-        for (row, Said { status, objects }) in nodes.into_iter().zip(said) {
-            if status.is_some() {
+        let mut attached: BTreeMap<ObjectId, Vec<(NodeId, u64)>> = BTreeMap::new();
+        for (row, said) in nodes.into_iter().zip(said) {
+            if said.status.is_some() {
                 answered.insert(row.node);
             }
-            cluster.objects.extend(objects);
-            cluster.nodes.push(Node { row, status });
+            cluster.objects.extend(said.objects);
+            for AttachedRow { id, attachments } in said.attached {
+                attached.entry(id).or_default().push((row.node, attachments));
+            }
+            cluster.nodes.push(Node { row, status: said.status });
         }
         for (kind, rows) in known {
             let silent = rows.into_iter().filter(|row| !answered.contains(&row.home));
@@ -88,11 +103,15 @@ impl Cluster {
                 key,
                 home,
                 row: None,
+                attached: Vec::new(),
             }));
         }
         cluster.objects.sort_by_key(|object| object.id);
         // One that a node said before it fell silent, and the referee besides.
         cluster.objects.dedup_by_key(|object| object.id);
+        for object in &mut cluster.objects {
+            object.attached = attached.remove(&object.id).unwrap_or_default();
+        }
         Ok(cluster)
     }
 
@@ -118,16 +137,40 @@ pub fn status(dipcd: &Dipcd, node: NodeId) -> Result<NodeStatus, Trouble> {
     }
 }
 
-/// A node that leaves one question unanswered is asked no other.
-fn ask_node(dipcd: &Dipcd, node: NodeId, kinds: &[Kind]) -> Said {
-    let mut objects = Vec::new();
-    let Ok(status) = status(dipcd, node) else { return Said { status: None, objects } };
+/// A node that leaves one question unanswered is asked no other. One without a number that is not
+/// the asked one cannot be asked at all.
+fn ask_node(dipcd: &Dipcd, row: &NodeRow, kinds: &[Kind]) -> Said {
+    let mut said = Said::default();
+    if !row.node.is_admitted() && row.contact != Contact::Here {
+        return said;
+    }
+    let Ok(status) = status(dipcd, row.node) else { return said };
     for kind in kinds {
-        if survey(dipcd, node, *kind, &mut objects).is_none() {
-            return Said { status: None, objects };
+        if survey(dipcd, row.node, *kind, &mut said.objects).is_none() {
+            return said;
         }
     }
-    Said { status: Some(status), objects }
+    if kinds.contains(&Kind::Segment) && attached(dipcd, row.node, &mut said.attached).is_none() {
+        return said;
+    }
+    said.status = Some(status);
+    said
+}
+
+/// The segments that a node has attached; `None`: it fell silent.
+fn attached(dipcd: &Dipcd, node: NodeId, rows: &mut Vec<AttachedRow>) -> Option<()> {
+    for _ in 0..PAGES_MAX {
+        let after = rows.last().map(|row| row.id);
+        let Ok(Answer::Attachments(page)) = dipcd.ask(Call::Attachments { node, after }) else {
+            return None;
+        };
+        let full = page.len() == SURVEY_ATTACHED_MAX;
+        rows.extend(page);
+        if !full {
+            break;
+        }
+    }
+    Some(())
 }
 
 /// Everything of one kind that a node is home to; `None`: it fell silent.
@@ -143,6 +186,7 @@ fn survey(dipcd: &Dipcd, home: NodeId, kind: Kind, objects: &mut Vec<Object>) ->
             key: row.key,
             home,
             row: Some(row),
+            attached: Vec::new(),
         }));
         match page.next {
             // A home that leads in a circle is not to be followed.

@@ -41,7 +41,8 @@ pub fn show(
         }
         State::Segment(stat) => {
             let status = segment_status(perm.mode);
-            put(format!("bytes={}\tnattch={}\tstatus={status}", stat.bytes, stat.nattch));
+            let nattch = object.attachments();
+            put(format!("bytes={}\tnattch={nattch}\tstatus={status}", stat.bytes));
             put(format!("cpid={}\tlpid={}", stat.cpid, stat.lpid));
             put(format!("att_time={}", utc(stat.atime)));
             put(format!("det_time={}", utc(stat.dtime)));
@@ -52,6 +53,9 @@ pub fn show(
             put(format!("otime={}", utc(stat.otime)));
             put(format!("ctime={}", utc(stat.ctime)));
         }
+    }
+    for (node, count) in &object.attached {
+        put(format!("attached={count}\tnode={node}"));
     }
     for used in &row.users {
         put(format!("{}={}", deed(used.deed), user(used)));

@@ -86,7 +86,8 @@ pub fn objects(cluster: &Cluster, kinds: &[Kind], detail: Detail) -> String {
             continue;
         }
         let more = if detail == Detail::Verbose { more } else { &[] };
-        let columns = [columns, more, &[("users", 0)]].concat();
+        let last = if kind == Kind::Segment { "attached" } else { "users" };
+        let columns = [columns, more, &[(last, 0)]].concat();
         let _ = writeln!(text, "\n------ {title} --------");
         line(&mut text, &columns, columns.iter().map(|(title, _)| (*title).to_owned()));
         for object in cluster.objects.iter().filter(|object| object.kind == kind) {
@@ -122,14 +123,24 @@ fn cells(object: &Object, detail: Detail) -> Vec<String> {
     let perm = permissions(&row.state);
     let mode = perm.mode & PERMISSIONS.unsigned_abs();
     cells.extend([name(&row.owner, perm.uid), format!("{mode:o}")]);
-    cells.extend(sizes(&row.state));
+    cells.extend(sizes(object, &row.state));
     cells.push(home);
     if detail == Detail::Verbose {
         cells.push(name(&row.creator, perm.cuid));
         cells.extend(times(&row.state));
     }
-    cells.push(users(row));
+    cells.push(match object.kind {
+        Kind::Segment => attached(object),
+        Kind::Queue | Kind::Set => users(row),
+    });
     cells
+}
+
+/// `NODE=COUNT` of each; `-` for none.
+fn attached(object: &Object) -> String {
+    let counts = object.attached.iter().map(|(node, count)| format!("{node}={count}"));
+    let counts: Vec<_> = counts.collect();
+    if counts.is_empty() { "-".to_owned() } else { counts.join(" ") }
 }
 
 /// Ownership, whatever the kind.
@@ -146,12 +157,13 @@ pub fn name(name: &str, uid: u32) -> String {
     if name.is_empty() { uid.to_string() } else { name.to_owned() }
 }
 
-fn sizes(state: &State) -> Vec<String> {
+fn sizes(object: &Object, state: &State) -> Vec<String> {
     match state {
         State::Queue(stat) => vec![stat.cbytes.to_string(), stat.qnum.to_string()],
         State::Set(stat) => vec![stat.nsems.to_string()],
         State::Segment(stat) => {
-            vec![stat.bytes.to_string(), stat.nattch.to_string(), segment_status(stat.perm.mode)]
+            let (bytes, nattch) = (stat.bytes.to_string(), object.attachments().to_string());
+            vec![bytes, nattch, segment_status(stat.perm.mode)]
         }
     }
 }
@@ -281,7 +293,7 @@ mod tests {
             state,
             users,
         });
-        Object { id, kind, key, home: node(1), row }
+        Object { id, kind, key, home: node(1), row, attached: vec![(node(1), 2), (node(3), 1)] }
     }
 
     #[test]
@@ -307,11 +319,12 @@ key        msqid      owner      perms      used-bytes   messages     home   use
     #[test]
     fn a_segment_has_a_status() {
         let perm = Perm { mode: 0o3600, ..Perm::default() };
-        let stat = SegmentStat { perm, bytes: 4096, nattch: 2, ..SegmentStat::default() };
+        let stat = SegmentStat { perm, bytes: 4096, ..SegmentStat::default() };
         let cluster =
             Cluster { nodes: Vec::new(), objects: vec![object(0, Some(State::Segment(stat)))] };
         let text = objects(&cluster, &Kind::ALL, Detail::Usual);
-        assert!(text.contains("600        4096       2          dest locked  1"), "{text}");
+        let line = "600        4096       3          dest locked  1      1=2 3=1\n";
+        assert!(text.contains(line), "{text}");
         assert!(text.contains("Semaphore Arrays"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 //! a fixed order; what is not known is null.
 #![forbid(unsafe_code)]
 
-use dipc_wire::ids::Kind;
+use dipc_wire::ids::{Kind, NodeId};
 use dipc_wire::survey::{NodeStatus, ObjectRow, Semaphore, State, Tracing, User};
 
 use crate::cluster::{Cluster, Node, Object};
@@ -64,7 +64,7 @@ pub fn object(object: &Object, semaphores: Option<&[Semaphore]>) -> Json {
         ("id", Json::number(object.id.raw())),
         ("key", Json::number(object.key.0)),
         ("home", Json::number(object.home.number())),
-        ("state", object.row.as_ref().map_or(Json::Null, state)),
+        ("state", object.row.as_ref().map_or(Json::Null, |row| state(object, row))),
     ];
     if let Some(semaphores) = semaphores {
         members.push(("semaphores", Json::list(semaphores, semaphore)));
@@ -72,7 +72,7 @@ pub fn object(object: &Object, semaphores: Option<&[Semaphore]>) -> Json {
     Json::Object(members)
 }
 
-fn state(row: &ObjectRow) -> Json {
+fn state(object: &Object, row: &ObjectRow) -> Json {
     let perm = permissions(&row.state);
     let mut members = vec![
         ("owner", Json::text(&row.owner)),
@@ -101,7 +101,7 @@ fn state(row: &ObjectRow) -> Json {
         ],
         State::Segment(stat) => vec![
             ("bytes", stat.bytes.into()),
-            ("nattch", stat.nattch.into()),
+            ("nattch", object.attachments().into()),
             ("cpid", stat.cpid.into()),
             ("lpid", stat.lpid.into()),
             ("atime", stat.atime.into()),
@@ -110,8 +110,15 @@ fn state(row: &ObjectRow) -> Json {
         ],
     };
     members.extend(numbers.into_iter().map(|(name, number)| (name, Json::Number(number))));
-    members.push(("users", Json::list(&row.users, user)));
+    members.push(match object.kind {
+        Kind::Segment => ("attached", Json::list(&object.attached, attached)),
+        Kind::Queue | Kind::Set => ("users", Json::list(&row.users, user)),
+    });
     Json::Object(members)
+}
+
+fn attached((node, count): &(NodeId, u64)) -> Json {
+    Json::Object(vec![("node", Json::number(node.number())), ("count", Json::number(*count))])
 }
 
 fn user(user: &User) -> Json {

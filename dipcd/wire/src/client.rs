@@ -11,7 +11,7 @@ use crate::codec::ByteOrder;
 use crate::ids::{ClientId, Image, KernelId, Key, Kind, NodeId, Nonce, ObjectId, Secret, Slot};
 use crate::memory::Access;
 use crate::noise::Cipher;
-use crate::survey::{NodeRow, NodeStatus, Order, Semaphore, Survey};
+use crate::survey::{AttachedRow, NodeRow, NodeStatus, Order, Semaphore, Survey};
 use crate::sysv::{SegmentControl, SegmentStat, SysvError};
 
 /// A call and the thread that makes it, whose capabilities count (/proc/PID/task/TID/status).
@@ -196,6 +196,14 @@ pub enum Call {
     },
     /// An administrator's order. Answered by `Told`, or `Refused(EPERM)`.
     Order(Order),
+    /// The tools: which segments a node has attached, in order of id. Answered by `Attachments`, or
+    /// as `Status`; fewer than [`crate::limits::SURVEY_ATTACHED_MAX`] end it.
+    Attachments {
+        /// Which node.
+        node: NodeId,
+        /// The last id of the previous page.
+        after: Option<ObjectId>,
+    },
 }
 
 /// The number of one address space, drawn by dipcd at random when its trap is handed over or its
@@ -301,6 +309,8 @@ pub enum Answer {
     },
     /// `Order`: what was done, or why not, in words.
     Told(Result<String, String>),
+    /// `Attachments`.
+    Attachments(Vec<AttachedRow>),
 }
 
 /// How a process reaches an object.

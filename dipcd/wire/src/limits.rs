@@ -54,6 +54,8 @@ pub const SURVEY_ROWS_MAX: usize = 128;
 pub const SURVEY_NAME_BYTES_MAX: usize = 64;
 /// Users of one object in a survey.
 pub const SURVEY_USERS_MAX: usize = 8;
+/// Segments of one page of what a node has attached.
+pub const SURVEY_ATTACHED_MAX: usize = 1024;
 /// Semaphores of one page.
 pub const SURVEY_SEMAPHORES_MAX: usize = 1024;
 

@@ -21,7 +21,7 @@ use crate::ids::{
     SessionId, Slot, TicketId,
 };
 use crate::memory::{Replica, ToHome, ToReplica};
-use crate::survey::{NodeStatus, Semaphore, Survey};
+use crate::survey::{AttachedRow, NodeStatus, Semaphore, Survey};
 use crate::sysv::{Rights, SegmentControl, SegmentStat, SysvError};
 
 /// dipcd to dipcd, both ways over one link, after [`crate::preamble::Hello`].
@@ -439,6 +439,21 @@ pub enum PeerFrame {
         size: u64,
         /// Which `*get` it is.
         nonce: Nonce,
+    },
+
+    /// For a tool: which segments has your node attached? Answered by `AttachmentsAre`.
+    Attachments {
+        /// Comes back.
+        req: Req,
+        /// The last id of the previous page.
+        after: Option<ObjectId>,
+    },
+    /// Answers `Attachments`.
+    AttachmentsAre {
+        /// From the question.
+        req: Req,
+        /// At most [`crate::limits::SURVEY_ATTACHED_MAX`].
+        rows: Vec<AttachedRow>,
     },
 }
 

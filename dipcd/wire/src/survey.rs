@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 
 use crate::ids::{Epoch, Incarnation, Key, NodeId, ObjectId};
 use crate::limits::{
-    BODY_BYTES_MAX, SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX, SURVEY_SEMAPHORES_MAX, SURVEY_USERS_MAX,
+    BODY_BYTES_MAX, SURVEY_ATTACHED_MAX, SURVEY_NAME_BYTES_MAX, SURVEY_ROWS_MAX,
+    SURVEY_SEMAPHORES_MAX, SURVEY_USERS_MAX,
 };
 use crate::sysv::{QueueStat, SegmentStat, SetStat};
 
@@ -39,6 +40,15 @@ pub struct ObjectRow {
     pub users: Vec<User>,
 }
 
+/// A segment that programs of a node have attached, wherever it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AttachedRow {
+    /// Which.
+    pub id: ObjectId,
+    /// How often.
+    pub attachments: u64,
+}
+
 /// What `IPC_STAT` says, by kind. Pids are as on their own nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
@@ -46,7 +56,7 @@ pub enum State {
     Queue(QueueStat),
     /// A semaphore set.
     Set(SetStat),
-    /// A shared memory segment.
+    /// A shared memory segment; `nattch` is 0, for every node knows its own part.
     Segment(SegmentStat),
 }
 
@@ -70,7 +80,7 @@ pub enum Deed {
     Received,
     /// The last semop on some semaphore; shown to who may read the set.
     Operated,
-    /// It has a segment attached, or did so last.
+    /// The last shmat or shmdt.
     Attached,
 }
 
@@ -199,3 +209,4 @@ const USER_BYTES: usize = 1 + 4 + 4;
 const ROW_BYTES: usize = 8 + 2 * NAME_BYTES + STAT_BYTES + 8 + SURVEY_USERS_MAX * USER_BYTES;
 const _: () = assert!(SURVEY_ROWS_MAX * ROW_BYTES + 64 < BODY_BYTES_MAX);
 const _: () = assert!(SURVEY_SEMAPHORES_MAX * (12 + 1 + USER_BYTES) + 64 < BODY_BYTES_MAX);
+const _: () = assert!(SURVEY_ATTACHED_MAX * 12 + 64 < BODY_BYTES_MAX);

@@ -321,6 +321,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     frames.extend(survey::peer_frames());
     frames.push(PeerFrame::Unnamed { id: id() });
     frames.extend(placing());
+    frames.extend(survey::attachments());
     frames
 }
 

@@ -8,8 +8,8 @@ use dipc_wire::client::{Answer, Call};
 use dipc_wire::ids::{Epoch, Incarnation, Key, Kind};
 use dipc_wire::peer::{Dissent, Member, PeerFrame, RecordCopy, Stage, Standing};
 use dipc_wire::survey::{
-    Contact, Count, Deed, NodeRow, NodeStatus, ObjectRow, Order, Role, Semaphore, State, Survey,
-    Tracing, User,
+    AttachedRow, Contact, Count, Deed, NodeRow, NodeStatus, ObjectRow, Order, Role, Semaphore,
+    State, Survey, Tracing, User,
 };
 use dipc_wire::sysv::{QueueStat, SegmentStat, SetStat, SysvError};
 
@@ -41,6 +41,7 @@ pub fn calls() -> Vec<Call> {
         Call::Entry { index: 7 },
     ];
     calls.extend(orders().into_iter().map(Call::Order));
+    calls.push(Call::Attachments { node: node(2), after: Some(id()) });
     calls
 }
 
@@ -107,7 +108,12 @@ pub fn answers() -> Vec<Answer> {
         Answer::Entry { name: "keys".into(), value: "none".into() },
         Answer::Told(Ok("done".into())),
         Answer::Told(Err("why".into())),
+        Answer::Attachments(attached()),
     ]
+}
+
+fn attached() -> Vec<AttachedRow> {
+    vec![AttachedRow { id: id(), attachments: 3 }]
 }
 
 fn record() -> RecordCopy {
@@ -135,4 +141,9 @@ pub fn peer_frames() -> Vec<PeerFrame> {
         succession(Err(Dissent::Accepted(Epoch(5)))),
         succession(Err(Dissent::NotKept)),
     ]
+}
+
+pub fn attachments() -> [PeerFrame; 2] {
+    let question = PeerFrame::Attachments { req: REQ, after: None };
+    [question, PeerFrame::AttachmentsAre { req: REQ, rows: attached() }]
 }
