@@ -35,6 +35,7 @@ use super::pager::timers::Machine;
 use super::records::{CopyRecords, HomeRecords};
 use super::segments::Segments;
 use crate::clock::{Deadline, now_ms};
+use crate::config::ShmSignals;
 use crate::keep::Keep;
 
 /// How long a stopped program of the mprotect trap may keep a page: less than what is left of
@@ -140,9 +141,10 @@ impl Memory {
     pub(super) fn open_home(
         &self,
         segment: &Segment,
-        file: NodeFile,
+        mut file: NodeFile,
         bounds: &Bounds,
     ) -> io::Result<()> {
+        file.became = (bounds.signals == ShmSignals::Sent).then(Vec::new);
         let (id, geometry) = (segment.id, segment.geometry);
         let dir = self.homes.dir_of(id);
         let records = HomeRecords::open(&dir, geometry.pages)?;
@@ -180,9 +182,10 @@ impl Memory {
         locked: &mut Locked<'_>,
         segment: &Segment,
         number: Replica,
-        file: NodeFile,
+        mut file: NodeFile,
         bounds: &Bounds,
     ) -> io::Result<()> {
+        file.became = (bounds.signals == ShmSignals::Sent).then(Vec::new);
         let geometry = segment.geometry;
         let dir = self.homes.dir_of(segment.id);
         crate::disk::make_private_dir(&dir)?;
@@ -279,9 +282,21 @@ impl Memory {
     /// Looks after who sleeps on words of pages that have left, until the end.
     pub fn look_after_sleepers(&self) {
         self.shared.futexes.run(&|mappings, offset| {
-            let (mappings, mm, thread) = (mappings.clone(), Mm::default(), 0);
-            self.fault(Fault { mappings, offset, access: Access::Read, mm, thread });
+            self.fetch_for_sleepers(mappings, offset);
         });
+    }
+
+    fn fetch_for_sleepers(&self, mappings: &Arc<Mappings>, offset: u64) {
+        let Some(segment) = self.find(mappings.file().name().id) else { return };
+        let Some(page) = segment.geometry.page_at(offset) else { return };
+        let mut locked = segment.lock();
+        let Some(number) = locked.whose(mappings) else { return };
+        if locked.holds(number, page).is_none() {
+            return locked.fault(number, page, Access::Read);
+        }
+        if let Some(span) = segment.geometry.span(page) {
+            self.shared.futexes.came(mappings.file(), span);
+        }
     }
 
     /// A home has answered the heartbeat that was sent at this time.

@@ -31,6 +31,25 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Sends a process a signal that is about an address in it (`si_addr` for its handler), as it were
+/// queued (sigqueue(3)). One that has ended needs none.
+pub fn send_signal_about(pidfd: &OwnedFd, signal: c_int, address: u64) {
+    // SAFETY: a siginfo_t is plain integers and pointers, for which zeros are values.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_signo = signal;
+    info.si_code = libc::SI_QUEUE;
+    let place = (&raw mut info).cast::<u8>().wrapping_add(SI_ADDR).cast::<u64>();
+    // SAFETY: `si_addr` lies within the structure, at a multiple of eight.
+    unsafe { place.write(address) };
+    // SAFETY: the structure outlives the call, which only reads it.
+    let _ = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, &raw const info, 0)
+    };
+}
+
+/// Where `si_addr` stands in a siginfo_t of a 64-bit Linux.
+const SI_ADDR: usize = 16;
+
 /// Ends this process at once, without its destructors and exit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: it has no preconditions and does not return.

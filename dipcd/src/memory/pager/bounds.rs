@@ -6,7 +6,7 @@ use std::time::Duration;
 use dipc_core::hold::Hold;
 use dipc_core::{directory, replica};
 
-use crate::config::{Config, HoldTime, LostPage};
+use crate::config::{Config, HoldTime, LostPage, ShmSignals};
 use crate::memory::geometry::Geometry;
 
 /// The longest window of read-ahead (DESIGN.md section 6).
@@ -19,6 +19,8 @@ pub struct Bounds {
     ak_timeout_ms: Option<u64>,
     shm_timeout_ms: Option<u64>,
     lost_page: directory::LostPage,
+    /// Whether programs hear that they became readers and writers.
+    pub signals: ShmSignals,
 }
 
 impl Bounds {
@@ -32,6 +34,7 @@ impl Bounds {
             },
             ak_timeout_ms: config.timeouts.shm_ak.map(millis),
             shm_timeout_ms: config.timeouts.employer_shm.map(millis),
+            signals: config.shm_signals,
             lost_page: match config.lost_page {
                 LostPage::Sigbus => directory::LostPage::Sigbus,
                 LostPage::Stale => directory::LostPage::Stale,

@@ -16,15 +16,11 @@ use super::staging::Staging;
 use crate::memory::families::Mappings;
 use crate::memory::files::{ReplicaFile, Span, is_zero};
 use crate::memory::geometry::Geometry;
+use crate::sys::process::send_signal_about;
 
-/// What a program was given, for the signals of `inhibit_shm_signal = no`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Became {
-    /// Which page.
-    pub page: PageNo,
-    /// Readable or writable.
-    pub access: Access,
-}
+/// linux/dipc.h.
+const DIPC_SIG_READER: i32 = 50;
+const DIPC_SIG_WRITER: i32 = 51;
 
 /// A file and everybody who maps it here.
 pub struct NodeFile {
@@ -35,8 +31,9 @@ pub struct NodeFile {
     geometry: Geometry,
     /// Contents that come in parts.
     pub staging: HashMap<PageNo, Staging>,
-    /// What programs were given since the last look, if anybody looks.
-    pub became: Option<Vec<Became>>,
+    /// Pages that programs may use otherwise than before, if they want to hear of it
+    /// (`inhibit_shm_signal = no`).
+    pub became: Option<Vec<PageNo>>,
 }
 
 impl NodeFile {
@@ -53,7 +50,12 @@ impl NodeFile {
         buffers: &Buffers,
     ) -> io::Result<()> {
         match *step {
-            CopyStep::Protect(run) => self.mappings.protect(self.run(run)),
+            CopyStep::Protect(run) => {
+                if run.count == 1 {
+                    self.note(run.first);
+                }
+                self.mappings.protect(self.run(run))
+            }
             CopyStep::Fill { page, from } => self.fill(page, from, contents, buffers),
             CopyStep::Keep { page, from } => self.keep(page, from, contents, buffers),
             CopyStep::Punch(run) => self.mappings.punch(self.run(run)),
@@ -73,7 +75,7 @@ impl NodeFile {
     /// Programs may write these pages, which are there.
     pub fn open(&mut self, run: Run) {
         for page in run.first.0..run.first.0 + run.count {
-            self.note(PageNo(page), Access::Write);
+            self.note(PageNo(page));
         }
         self.mappings.open(self.run(run));
     }
@@ -118,9 +120,34 @@ impl NodeFile {
         self.geometry.run(run).expect("dipc-core names pages of the segment only")
     }
 
-    fn note(&mut self, page: PageNo, access: Access) {
-        if let Some(became) = &mut self.became {
-            became.push(Became { page, access });
+    fn note(&mut self, page: PageNo) {
+        if let Some(became) = &mut self.became
+            && !became.contains(&page)
+        {
+            became.push(page);
+        }
+    }
+
+    /// Tells whoever maps a page of which he is a reader or the writer now.
+    pub fn tell(&mut self, access: impl Fn(PageNo) -> Option<Access>) {
+        let Some(pages) = self.became.as_mut().filter(|pages| !pages.is_empty()) else { return };
+        let pages = std::mem::take(pages);
+        let attachments = self.mappings.attachments();
+        for page in pages {
+            let Some(access) = access(page) else { continue };
+            let part = self.run(Run::one(page));
+            for attachment in &attachments {
+                let (Some(both), Some(process)) = (attachment.span.and(part), &attachment.process)
+                else {
+                    continue;
+                };
+                let address = attachment.pages.address + (both.offset - attachment.span.offset);
+                let signal = match access {
+                    Access::Read => DIPC_SIG_READER,
+                    Access::Write => DIPC_SIG_WRITER,
+                };
+                send_signal_about(&process.pidfd, signal, address);
+            }
         }
     }
 
@@ -131,7 +158,7 @@ impl NodeFile {
         contents: &Contents<'_>,
         buffers: &Buffers,
     ) -> io::Result<()> {
-        self.note(page, Access::Read);
+        self.note(page);
         let span = self.run(Run::one(page));
         let fill = |piece: Span, content: &[u8]| self.mappings.fill(piece, content);
         self.each_piece(page, span, from, contents, buffers, fill)

@@ -4,7 +4,7 @@
 use std::io;
 
 use dipc_core::copies::Records;
-use dipc_core::replica::{self, Copy, Effect};
+use dipc_core::replica::{self, Copy, CopyRecord, Effect};
 use dipc_wire::memory::{Access, PageNo};
 use dipc_wire::peer::Caller;
 
@@ -59,6 +59,12 @@ impl ReplicaSide {
         self.file.fail_all()
     }
 
+    /// Tells its programs what they have become.
+    pub(super) fn tell(&mut self) {
+        let records = &self.records;
+        self.file.tell(|page| access_by(&records.get(page)));
+    }
+
     /// What a program that attaches the file may do where.
     pub fn held(&self) -> Vec<(Span, Access)> {
         let access = |page: PageNo| self.access(page);
@@ -67,10 +73,14 @@ impl ReplicaSide {
 
     /// What programs may do with a page.
     pub fn access(&self, page: PageNo) -> Option<Access> {
-        match self.records.get(page).copy {
-            Copy::Shared | Copy::Sole => Some(Access::Read),
-            Copy::Owned => Some(Access::Write),
-            _ => None,
-        }
+        access_by(&self.records.get(page))
+    }
+}
+
+fn access_by(record: &CopyRecord) -> Option<Access> {
+    match record.copy {
+        Copy::Shared | Copy::Sole => Some(Access::Read),
+        Copy::Owned => Some(Access::Write),
+        _ => None,
     }
 }

@@ -334,6 +334,7 @@ impl State {
         }
         if let Some(home) = &mut self.home {
             home.effects = effects;
+            home.tell();
         }
     }
 
@@ -464,6 +465,7 @@ impl State {
         }
         if let Some(side) = self.replicas.get_mut(&number) {
             side.effects = effects;
+            side.tell();
         }
     }
 
