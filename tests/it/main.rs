@@ -26,6 +26,7 @@ mod memory_options;
 mod memory_sizes;
 mod orders;
 mod placing;
+mod refusals;
 mod semaphores;
 mod tidy;
 mod tools;

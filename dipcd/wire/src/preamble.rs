@@ -50,9 +50,10 @@ impl Preamble {
         }
         check_version([bytes[4], bytes[5]])?;
         let ticket = u64::from_be_bytes(*bytes[8..].first_chunk().expect("8 bytes are left"));
-        match bytes[6] {
-            1 => Ok(Preamble(Purpose::Link)),
-            2 => Ok(Preamble(Purpose::Wire(TicketId(ticket)))),
+        // What says nothing is zero: so no bit can be another on the way and nobody sees it.
+        match (bytes[6], bytes[7], ticket) {
+            (1, 0, 0) => Ok(Preamble(Purpose::Link)),
+            (2, 0, _) => Ok(Preamble(Purpose::Wire(TicketId(ticket)))),
             _ => Err(WireError::NotDipc),
         }
     }
