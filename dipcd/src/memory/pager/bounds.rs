@@ -1,4 +1,5 @@
-//! What dipc.conf says of pages, as the machines of dipc-core want it.
+//! What dipc.conf says of pages, as the machines of dipc-core want it: read once, when a segment is
+//! first used on this node.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Locked memory for contents on their way, taken for one step and given back.
+//! Locked memory for contents on their way, taken for one step and given back: a page that is
+//! filled from memory that faults could be seen half filled.
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;

@@ -1,4 +1,5 @@
-//! A segment at its home: the directory of dipc-core, its records, and home's own file.
+//! A segment at its home: the directory of dipc-core, its records, and home's own file. Pages that
+//! nobody ever touched are holes of that file, made in runs when a program needs one.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

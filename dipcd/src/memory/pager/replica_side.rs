@@ -1,4 +1,5 @@
-//! A replica of this node: the machine of dipc-core, its records, and its file.
+//! A replica of this node: the machine of dipc-core, its records, and its file. It outlives its
+//! last attachment until home has said goodbye.
 #![forbid(unsafe_code)]
 
 use std::io;
