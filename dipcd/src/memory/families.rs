@@ -325,7 +325,7 @@ impl Families {
             family.insist(state, at, &work).map_err(|family::Gone| gone())?;
             let Some(error) = failure.take() else { return Ok(()) };
             state.spaces[at].ranges.retain(|known| !range.covers(known));
-            family.leave_unmapped(state, &[mappings.clone()]);
+            family.leave_unmapped(state, std::slice::from_ref(&mappings));
             Err(error)
         })
     }

@@ -79,3 +79,20 @@ fn a_thread_may_wait_for_what_is_unmapped_meanwhile() {
     assert_eq!(program.ask("touched"), "! SIGSEGV");
     assert_eq!(program.number("load 8192"), pattern(2));
 }
+
+#[test]
+fn what_registering_cuts_into_pieces_is_one_attachment() {
+    let name = "what_registering_cuts_into_pieces_is_one_attachment";
+    // Chunks of 64 MiB are watched apart.
+    let Some(node) = node(name, 3 * 64 * 256) else { return };
+    let (program, mm) = node.attached();
+    node.mappings.watch();
+    let middle = 64 * 256 + 5;
+    node.take_away(middle);
+    assert_eq!(node.count(), 1);
+    assert!(node.families.changed(mm).is_empty(), "nothing is gone");
+    assert_eq!(node.mappings.attachments().len(), 1);
+    let child = program.fork();
+    assert_eq!(child.number(&format!("load {}", middle * PAGE)), pattern(middle));
+    assert_eq!(node.count(), 2);
+}

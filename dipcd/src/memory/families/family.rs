@@ -51,6 +51,8 @@ pub(super) struct State {
     faults: Vec<Fault>,
     /// Who is looked at next.
     next_look: usize,
+    /// When something may be said about it in the log again.
+    next_complaint: Option<Instant>,
 }
 
 impl State {
@@ -296,6 +298,7 @@ impl Family {
                 if effort.purpose == Purpose::Change {
                     self.settle_one(state, at);
                 }
+                state.spaces[at].means.wait_a_moment();
             }
             Trouble::Failed(error) => {
                 self.kill(state, at, &format!("its pages cannot be controlled: {error}"));

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::memory::families::family::Family;
-use crate::memory::families::space::find_anywhere;
+use crate::memory::families::space::{Process, find_anywhere};
 use crate::memory::families::{Ended, Registry};
 
 /// How often everybody is looked at.
@@ -66,7 +66,10 @@ fn make_round(registry: &Registry) {
 /// Looks for the processes of forked children, without the family's lock.
 pub(super) fn find_processes(family: &Arc<Family>) {
     let unknown = family.with(|state| {
-        let unknown = state.spaces.iter().filter(|space| space.process.is_none());
+        // One that has ended may leave its memory to another, by vfork(2) say.
+        let is_known = |process: &Process| !process.has_ended_within(Duration::ZERO);
+        let unknown =
+            state.spaces.iter().filter(|space| !space.process.as_ref().is_some_and(is_known));
         unknown.map(|space| (space.mm, space.sentinel, space.parent)).collect::<Vec<_>>()
     });
     for (mm, sentinel, parent) in unknown {

@@ -268,18 +268,19 @@ impl Mappings {
 
     /// Maps pages that were poisoned and are there now.
     fn heal(self: &Arc<Self>, span: Span, protected: Protected) {
-        let healed: Vec<u64> = {
-            let mut poisoned = self.poisoned.lock();
-            let healed = poisoned.range(span.offset..span.end()).copied().collect();
-            poisoned.retain(|offset| !(span.offset..span.end()).contains(offset));
-            healed
-        };
-        for offset in healed {
-            self.each(page_at(offset), &|means, pages, _| match means {
+        let poisoned: Vec<u64> =
+            self.poisoned.lock().range(span.offset..span.end()).copied().collect();
+        for offset in poisoned {
+            let page = page_at(offset);
+            if !self.file.present(page).is_ok_and(|there| !there.is_empty()) {
+                continue;
+            }
+            self.each(page, &|means, pages, _| match means {
                 Means::Helper(_) | Means::Gone(_) => Ok(()),
                 // One that attached later has no poison there.
                 Means::Userfaultfd(_, uffd) => harmless_if_there(uffd.map(pages, protected)),
             });
+            self.poisoned.lock().remove(&offset);
         }
     }
 

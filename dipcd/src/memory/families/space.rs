@@ -75,6 +75,17 @@ impl Range {
         Arc::ptr_eq(&self.mappings, &other.mappings) && part == Some(theirs)
     }
 
+    /// Becomes longer by a range that goes on where this one ends: whether it does.
+    pub fn extend_by(&mut self, next: &Range) -> bool {
+        let goes_on = Arc::ptr_eq(&self.mappings, &next.mappings)
+            && self.address + self.span.bytes == next.address
+            && self.span.end() == next.span.offset;
+        if goes_on {
+            self.span.bytes += next.span.bytes;
+        }
+        goes_on
+    }
+
     /// All of it.
     pub fn pages(&self) -> Pages {
         Pages { address: self.address, bytes: self.span.bytes }

@@ -4,7 +4,8 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use dipc_wire::memory::Access;
 
@@ -18,6 +19,8 @@ use crate::sys::faults::{Event, Trouble, Userfaultfd};
 
 /// At each birth so many relatives are looked at, so that the dead do not outnumber the living.
 const LOOKS_A_BIRTH: usize = 2;
+/// How often the same is said of a family at most.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(10);
 
 impl Family {
     /// Reads what a userfaultfd has to say: how many events.
@@ -26,11 +29,7 @@ impl Family {
         let events = match uffd.read() {
             Ok(events) => events,
             Err(error) => {
-                // No descriptor may be left for a child; the dead have some.
-                for at in 0..state.spaces.len() {
-                    self.look_alive(state, at);
-                }
-                self.registry.tell(Errand::Notice(format!("reading page faults: {error}")));
+                self.complain(state, &format!("page faults cannot be read: {error}"));
                 return 0;
             }
         };
@@ -49,6 +48,20 @@ impl Family {
             }
         }
         count
+    }
+
+    /// No descriptor may be left for a child, say. The dead have some.
+    fn complain(self: &Arc<Self>, state: &mut State, why: &str) {
+        for at in 0..state.spaces.len() {
+            self.look_alive(state, at);
+        }
+        let now = Instant::now();
+        if state.next_complaint.is_none_or(|next| next < now) {
+            state.next_complaint = Some(now + BETWEEN_COMPLAINTS);
+            self.registry.tell(Errand::Notice(why.to_owned()));
+        }
+        // The event is there still and would be read at once.
+        thread::sleep(Duration::from_millis(1));
     }
 
     /// The same, or a moment for the thread in the kernel whose event was read before.
@@ -163,7 +176,11 @@ impl Family {
                 space.unsure.push(range.clone());
             }
             range.mappings.join(self);
-            found.push(range);
+            // Registering has cut it into pieces.
+            match found.last_mut().is_some_and(|before: &mut Range| before.extend_by(&range)) {
+                true => {}
+                false => found.push(range),
+            }
         }
         let before = space.files();
         for range in &space.ranges {
