@@ -1,6 +1,7 @@
 //! What the chapters of shared memory share: clusters by either trap, puppets that hold a segment,
 //! and what is left of segments on a node.
 #![forbid(unsafe_code)]
+#![allow(dead_code)] // Each chapter uses its part.
 
 use std::fs;
 use std::path::PathBuf;
