@@ -7,6 +7,7 @@
 //! it. Rows over the network are run twice: with the default cipher, and with `cipher = none`.
 #![forbid(unsafe_code)]
 
+mod flood;
 mod memory;
 
 use std::env;
@@ -43,6 +44,7 @@ enum Chapter {
     All,
     Calls,
     Memory,
+    Strangers,
 }
 
 /// `bench [PAIRS [CHAPTER]]`.
@@ -53,6 +55,7 @@ fn parse() -> Option<(usize, Chapter)> {
         None => Chapter::All,
         Some("calls") => Chapter::Calls,
         Some("memory") => Chapter::Memory,
+        Some("strangers") => Chapter::Strangers,
         Some(_) => return None,
     };
     pairs.filter(|pairs| *pairs > 0).map(|pairs| (pairs, chapter))
@@ -60,16 +63,19 @@ fn parse() -> Option<(usize, Chapter)> {
 
 fn main() -> ExitCode {
     let Some((pairs, chapter)) = parse() else {
-        eprintln!("usage: bench [PAIRS [calls | memory]]");
+        eprintln!("usage: bench [PAIRS [calls | memory | strangers]]");
         return ExitCode::from(2);
     };
     let probe = compile_probe();
     print_head();
-    if chapter != Chapter::Memory {
+    if matches!(chapter, Chapter::All | Chapter::Calls) {
         calls(&probe, pairs);
     }
-    if chapter != Chapter::Calls {
+    if matches!(chapter, Chapter::All | Chapter::Memory) {
         memory::run(&probe, pairs);
+    }
+    if matches!(chapter, Chapter::All | Chapter::Strangers) {
+        flood::row(&probe, pairs).print("aes-gcm");
     }
     ExitCode::SUCCESS
 }

@@ -81,11 +81,16 @@ pub fn shake_hands(node: &Node) -> (TcpStream, Sealer) {
     (stream, sealer)
 }
 
-/// Begins a link with a key: the preamble, and the first message of the handshake.
-pub fn begin_with(stream: &mut TcpStream, key: &[u8; 32]) {
+/// How a link begins with a key: the preamble, and the first message of the handshake.
+pub fn greeting(key: &[u8; 32]) -> Vec<u8> {
     let mut bytes = Preamble(Purpose::Link).encode().to_vec();
     bytes.extend(record(&Handshake::initiator(&Secret(*key)).write()));
-    stream.write_all(&bytes).expect("dipcd reads");
+    bytes
+}
+
+/// Begins a link with a key.
+pub fn begin_with(stream: &mut TcpStream, key: &[u8; 32]) {
+    stream.write_all(&greeting(key)).expect("dipcd reads");
 }
 
 /// A connection whose handshake has proven the key: the beginning of a link.
