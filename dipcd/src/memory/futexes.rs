@@ -31,18 +31,22 @@ use dipc_wire::keeper::SegmentFile;
 const FIRST_LOOK: Duration = Duration::from_micros(200);
 /// The longest pause between two looks; with it a wake-up is never later than 20 ms.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
-/// Looks after a page for which nobody is found asleep.
-const LOOKS_MAX: u32 = 12;
+/// Looks after a page while threads run, half a second in all: on a busy machine one that is about
+/// to sleep may have to wait for its turn.
+const LOOKS_MAX: u32 = 64;
 /// What is remembered of programs that were named in the log.
 const NAMED_MAX: usize = 1024;
 
-/// Has a page fetched for reading, as if a program had touched it.
+/// Has a page fetched for reading, as if a program had touched it; for one that is here already, as
+/// it came between the look and now, says [`Futexes::came`].
 pub type Fetch<'a> = dyn Fn(&Arc<Mappings>, u64) + 'a;
 
 /// Pages side by side that have left, and when they are looked after next.
 #[derive(Clone, Copy)]
 struct Look {
     end: u64,
+    /// When they left last.
+    since: Instant,
     due: Instant,
     pause: Duration,
     looks: u32,
@@ -92,14 +96,18 @@ impl Futexes {
     pub fn left(&self, file: SegmentFile, mappings: &Arc<Mappings>, span: Span) {
         let mut state = self.state.lock();
         let was_idle = state.files.values().all(|watch| watch.left.is_empty());
-        let (end, due) = (span.end(), Instant::now() + FIRST_LOOK);
+        let (mut end, since) = (span.end(), Instant::now());
+        let mut due = since + FIRST_LOOK;
         let watch = state.files.entry(file).or_insert_with(|| Watch {
             mappings: mappings.clone(),
             left: BTreeMap::new(),
             asleep: BTreeMap::new(),
         });
-        let end = watch.left.get(&span.offset).map_or(end, |look| look.end.max(end));
-        watch.left.insert(span.offset, Look { end, due, pause: FIRST_LOOK, looks: 0 });
+        if let Some(before) = watch.left.get(&span.offset) {
+            // A page that bounces is looked after all the same.
+            (end, due) = (before.end.max(end), before.due.min(due));
+        }
+        watch.left.insert(span.offset, Look { end, since, due, pause: FIRST_LOOK, looks: 0 });
         if was_idle {
             self.changed.notify_one();
         }
@@ -165,9 +173,10 @@ impl Futexes {
         let mut named = HashSet::new();
         while let Some(due) = self.wait_for_due() {
             for (file, mappings) in due {
+                let began = Instant::now();
                 let attached = mappings.attachments();
                 let found = look(&attached, &mut named);
-                for page in self.sort(file, found, attached.is_empty()) {
+                for page in self.sort(file, found, began, attached.is_empty()) {
                     fetch(&mappings, page);
                 }
             }
@@ -197,8 +206,15 @@ impl Futexes {
     }
 
     /// Sorts the pages of a file by what was found: those that are to be fetched, those that are
-    /// looked after again, and those that are forgotten.
-    fn sort(&self, file: SegmentFile, mut found: Found, is_unmapped: bool) -> Vec<u64> {
+    /// looked after again, and those that are forgotten. What has left since the look began has not
+    /// been looked after, whatever was found.
+    fn sort(
+        &self,
+        file: SegmentFile,
+        mut found: Found,
+        began: Instant,
+        is_unmapped: bool,
+    ) -> Vec<u64> {
         let mut state = self.state.lock();
         let Some(watch) = state.files.get_mut(&file) else { return Vec::new() };
         let now = Instant::now();
@@ -213,6 +229,10 @@ impl Futexes {
                     self.asleep.fetch_add(1, Ordering::AcqRel);
                 }
                 wanted.push(page);
+            }
+            if look.since >= began {
+                look.due = now + FIRST_LOOK;
+                return true;
             }
             look.looks += 1;
             look.pause = (look.pause * 2).min(PAUSE_MAX);
