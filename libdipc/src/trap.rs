@@ -173,9 +173,9 @@ pub fn children() -> u32 {
     announced().map_or(0, |announced| announced.load(Ordering::Acquire))
 }
 
-/// After fork, in the parent: under the mprotect trap dipcd does not see a fork, so the parent waits
-/// until its child has said that it is there. It could otherwise detach what it takes for the last
-/// attachment. There may be no child, when fork has failed.
+/// After fork, in the parent: under the mprotect trap dipcd does not see a fork, so the parent
+/// waits until its child has said that it is there. It could otherwise detach what it takes for the
+/// last attachment. There may be no child, when fork has failed.
 pub fn await_child(before: u32) {
     const PATIENCE_NANOS: u64 = 1_000_000_000;
     let Some(announced) = announced().filter(|_| current() == Some(Trap::Mprotect)) else { return };

@@ -1,5 +1,5 @@
-//! Stacks of our own: a program calls us from signal handlers on stacks of eight kilobytes, and from
-//! threads with sixteen.
+//! Stacks of our own: a program calls us from signal handlers on stacks of eight kilobytes, and
+//! from threads with sixteen.
 
 use std::arch::asm;
 use std::ffi::c_void;
