@@ -22,6 +22,7 @@ use dipc_wire::ids::Secret;
 use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 
 use crate::clock::Deadline;
+use crate::conversion;
 
 /// What a buffer keeps between frames: enough for a message of the kernel's usual `msgmax`.
 const KEPT_BYTES: usize = 16 << 10;
@@ -165,7 +166,7 @@ impl Channel {
     }
 
     /// See [`ChannelSender::send`].
-    pub fn send(&mut self, value: &impl Serialize, raw: &[u8]) -> Result<()> {
+    pub fn send(&mut self, value: &(impl Serialize + fmt::Debug), raw: &[u8]) -> Result<()> {
         self.sender.send(value, raw)
     }
 
@@ -175,7 +176,7 @@ impl Channel {
     }
 
     /// See [`ChannelReceiver::receive`].
-    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<(T, &[u8])>> {
+    pub fn receive<T: DeserializeOwned + fmt::Debug>(&mut self) -> Result<Option<(T, &[u8])>> {
         self.receiver.receive()
     }
 
@@ -196,8 +197,8 @@ pub struct ChannelSender {
 
 impl ChannelSender {
     /// Sends one frame; waits as long as the other end does not read.
-    pub fn send(&mut self, value: &impl Serialize, raw: &[u8]) -> Result<()> {
-        encode_frame(self.order, value, raw, &mut self.frame);
+    pub fn send(&mut self, value: &(impl Serialize + fmt::Debug), raw: &[u8]) -> Result<()> {
+        encode(self.order, value, raw, &mut self.frame);
         self.sealer.seal(&self.frame, &mut self.sealed);
         let sent = send_all(&self.socket, &self.sealed);
         give_back(&mut self.frame);
@@ -207,8 +208,12 @@ impl ChannelSender {
 
     /// Sends as much of one frame as the kernel takes at once, and hands back the rest, sealed:
     /// for [`ChannelSender::try_send`], before any other frame.
-    pub fn begin_send(&mut self, value: &impl Serialize, raw: &[u8]) -> Result<Option<Vec<u8>>> {
-        encode_frame(self.order, value, raw, &mut self.frame);
+    pub fn begin_send(
+        &mut self,
+        value: &(impl Serialize + fmt::Debug),
+        raw: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        encode(self.order, value, raw, &mut self.frame);
         self.sealer.seal(&self.frame, &mut self.sealed);
         let sent = self.try_send(&self.sealed)?;
         let rest = (sent < self.sealed.len()).then(|| self.sealed[sent..].to_vec());
@@ -218,9 +223,9 @@ impl ChannelSender {
     }
 
     /// One frame, for [`ChannelSender::seal_encoded`].
-    pub fn encode(&self, value: &impl Serialize, raw: &[u8]) -> Vec<u8> {
+    pub fn encode(&self, value: &(impl Serialize + fmt::Debug), raw: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        encode_frame(self.order, value, raw, &mut frame);
+        encode(self.order, value, raw, &mut frame);
         frame
     }
 
@@ -283,7 +288,7 @@ enum Came {
 
 impl ChannelReceiver {
     /// The next frame, its value and its raw bytes; waits for it. `None`: closed in order.
-    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<(T, &[u8])>> {
+    pub fn receive<T: DeserializeOwned + fmt::Debug>(&mut self) -> Result<Option<(T, &[u8])>> {
         let length = loop {
             if let Some(length) = self.open_frame()? {
                 break length;
@@ -298,7 +303,7 @@ impl ChannelReceiver {
     }
 
     /// The next frame if it is there; does not wait.
-    pub fn try_receive<T: DeserializeOwned>(&mut self) -> Result<Tried<'_, T>> {
+    pub fn try_receive<T: DeserializeOwned + fmt::Debug>(&mut self) -> Result<Tried<'_, T>> {
         let length = loop {
             if let Some(length) = self.open_frame()? {
                 break length;
@@ -370,10 +375,15 @@ impl ChannelReceiver {
         Ok(used.is_some())
     }
 
-    fn take_frame<T: DeserializeOwned>(&mut self, length: usize) -> Result<(T, &[u8])> {
+    fn take_frame<T>(&mut self, length: usize) -> Result<(T, &[u8])>
+    where
+        T: DeserializeOwned + fmt::Debug,
+    {
         let frame = self.taken..self.taken + length;
         self.taken = frame.end;
-        Ok(decode_frame(self.order, &self.plain[frame])?)
+        let (value, raw) = decode_frame(self.order, &self.plain[frame])?;
+        conversion::come_in(self.order, &value, raw.len());
+        Ok((value, raw))
     }
 
     fn read(&mut self, flags: RecvFlags) -> Result<Came> {
@@ -397,6 +407,16 @@ impl ChannelReceiver {
     fn ended(&self) -> Result<()> {
         if self.has_leftover() { Err(ChannelError::Cut) } else { Ok(()) }
     }
+}
+
+fn encode(
+    order: ByteOrder,
+    value: &(impl Serialize + fmt::Debug),
+    raw: &[u8],
+    frame: &mut Vec<u8>,
+) {
+    conversion::going_out(order, value, raw.len());
+    encode_frame(order, value, raw, frame);
 }
 
 /// Empties a buffer; one that has grown large is made small again.

@@ -54,8 +54,8 @@ pub enum Command {
     MakeKey(PathBuf),
     /// End the keeper, and all it holds.
     Purge(Source),
-    /// Be the keeper of a dipcd with this `state_dir`; dipcd itself starts it.
-    Keeper(PathBuf),
+    /// Be the keeper of a dipcd with this `state_dir`, and write its lines; dipcd itself starts it.
+    Keeper(PathBuf, Verbosity),
     /// Print [`HELP`].
     Help,
     /// Print [`VERSION`].
@@ -173,7 +173,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, M
             Long("check") => set_task(&mut task, Task::Check)?,
             Long("purge") => set_task(&mut task, Task::Purge)?,
             Long("make-key") => return Ok(Command::MakeKey(only_value(parser)?)),
-            Long("keeper") => return Ok(Command::Keeper(only_value(parser)?)),
+            Long("keeper") => {
+                return Ok(Command::Keeper(only_value(parser)?, options.verbosity));
+            }
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             Short(_) | Long(_) | Value(_) => return Err(misuse(argument.unexpected())),
@@ -266,6 +268,7 @@ mod tests {
     fn commands() {
         let file = Source::File("/x".into());
         let from = |source: &Source| RunOptions { source: source.clone(), ..Default::default() };
+        let loud = Verbosity { trace: true, conversions: false, converted: true };
         let rows = [
             ("--config /x", Command::Run(from(&file))),
             ("--config=/x", Command::Run(from(&file))),
@@ -276,7 +279,8 @@ mod tests {
             ("--purge --config /x", Command::Purge(file.clone())),
             ("--purge --single", Command::Purge(Source::Single)),
             ("--make-key /k", Command::MakeKey("/k".into())),
-            ("--keeper /run/dipc", Command::Keeper("/run/dipc".into())),
+            ("--keeper /run/dipc", Command::Keeper("/run/dipc".into(), Verbosity::default())),
+            ("-vd --keeper /run/dipc", Command::Keeper("/run/dipc".into(), loud)),
             ("--help", Command::Help),
             ("-h", Command::Help),
             ("-v --version", Command::Version),

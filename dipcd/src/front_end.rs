@@ -1,5 +1,6 @@
-//! What other machines see: the TCP port, and with -u the UDP port. Each connection says in 16 bytes what it is for; a link
-//! goes on in `link.rs`, a wire is handed to its stand-in and leaves this process.
+//! What other machines see: the TCP port, and with -u the UDP port. Each connection says in 16
+//! bytes what it is for; a link goes on in `link.rs`, a wire is handed to its stand-in, and with
+//! TCP leaves this process.
 //!
 //! Nobody is believed here: the address must be allowed, the bytes must come within a second, and
 //! only so many connections may be in that second at once. Strangers have a share of their own, and

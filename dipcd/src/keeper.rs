@@ -23,12 +23,13 @@ use dipc_wire::ids::NodeId;
 use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
 use crate::clock::now_ms;
+use crate::log::{self, Verbosity};
 use crate::memory::leases::Leases;
 use crate::memory::revoke::{self, Holdings, Stopped};
+use crate::privileges;
 use crate::stand_in::{self, Start, Started};
 use crate::sys::packets;
 use crate::sys::process::{self, Forked};
-use crate::{log, privileges};
 
 /// Where it listens, in `state_dir`.
 pub const SOCKET_NAME: &str = "keeper.sock";
@@ -45,13 +46,13 @@ const GRACE_MS: u64 = 60;
 
 /// Becomes the keeper of `state_dir`: returns once a keeper runs in the background, which may be
 /// another one.
-pub fn run(state_dir: &Path) -> io::Result<()> {
+pub fn run(state_dir: &Path, verbosity: Verbosity) -> io::Result<()> {
     process::close_inherited()?;
     let Some(mut keeper) = Keeper::open(&fs::canonicalize(state_dir)?)? else { return Ok(()) };
     if let Forked::Parent(_) = process::fork()? {
         return Ok(());
     }
-    detach()?;
+    detach(verbosity)?;
     match keeper.serve() {
         Ok(Next::End) => process::exit_now(0),
         Ok(Next::StandIn(start)) => {
@@ -76,12 +77,12 @@ enum Next {
 }
 
 /// Leaves the terminal, the directory and the signals of whoever started it.
-fn detach() -> io::Result<()> {
+fn detach(verbosity: Verbosity) -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
     privileges::keep_needed()?;
     process::ignore_signals();
-    log::start(log::Verbosity::default());
+    log::start(verbosity);
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("dipcd: keeper or stand-in: {panic}");
         std::process::abort();

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
 use crate::keeper::SOCKET_NAME;
+use crate::log;
 use crate::sys::packets;
 
 /// How often a keeper that ends just as we come is looked for again.
@@ -158,7 +159,10 @@ fn start(state_dir: &Path, program: &Path) -> io::Result<()> {
     let mut command = Command::new(program);
     // The name by which ps(1) shows it, whatever path it was started by.
     command.arg0("dipcd");
-    command.arg("--keeper").arg(state_dir).stdin(Stdio::null()).stdout(Stdio::null());
+    // What stand-ins do is traced with the rest.
+    let traces = log::verbosity().option();
+    let out = if traces.is_some() { Stdio::inherit() } else { Stdio::null() };
+    command.args(traces).arg("--keeper").arg(state_dir).stdin(Stdio::null()).stdout(out);
     let status = command.status()?;
     if status.success() {
         Ok(())

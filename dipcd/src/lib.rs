@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod clock;
+pub mod conversion;
 pub mod keeper;
 pub mod keeper_handle;
 pub mod objects;

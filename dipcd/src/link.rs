@@ -28,7 +28,7 @@ use dipc_wire::preamble::{Hello, Preamble, Purpose, Transport};
 use crate::channel::{self, Channel, ChannelError, ChannelReceiver};
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::links::Link;
+use crate::links::{Link, is_heartbeat};
 use crate::outbox::{OUTBOX_FRAMES, Outbox};
 use crate::proof::Proof;
 use crate::sockets;
@@ -123,8 +123,8 @@ fn introduce(
     Ok((channel.map_err(io::Error::other)?, proof))
 }
 
-/// Why nobody answers to datagrams: perhaps dipcd there speaks TCP. Then it is told over TCP that we
-/// do not, so that both ends can name what is wrong.
+/// Why nobody answers to datagrams: perhaps dipcd there speaks TCP. Then it is told over TCP that
+/// we do not, so that both ends can name what is wrong.
 fn explain(daemon: &Daemon, address: SocketAddr, error: io::Error) -> io::Error {
     let silence = [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut];
     if daemon.road.transport() == Transport::Tcp || !silence.contains(&error.kind()) {
@@ -346,6 +346,10 @@ impl Running {
             match self.receiver.receive::<PeerFrame>() {
                 Ok(Some((frame, raw))) if daemon.links.is_current(node, &self.link) => {
                     daemon.links.heard(node);
+                    if !is_heartbeat(&frame) {
+                        let raw_bytes = raw.len();
+                        tracing::trace!(op = "received", from = %node, ?frame, raw_bytes);
+                    }
                     let (memory, link) = (&daemon.memory, &self.link);
                     match frame {
                         PeerFrame::ToHome { id, replica, frame } => {

@@ -1,8 +1,9 @@
 //! The links of this node: who is linked, who was heard when, and how a frame gets to a node.
 //!
 //! Posting never waits: an outbox is bounded, and a full one means a peer that takes nothing, so
-//! its link is closed ([`crate::outbox`]). A frame to a node without a link is dropped; every exchange repeats itself
-//! after the next Hello. Frames from one thread to one node arrive in the order they were posted.
+//! its link is closed ([`crate::outbox`]). A frame to a node without a link is dropped; every
+//! exchange repeats itself after the next Hello. Frames from one thread to one node arrive in the
+//! order they were posted.
 #![forbid(unsafe_code)]
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
@@ -62,6 +63,9 @@ impl Link {
 
     /// The same with bytes behind the frame.
     pub fn post_raw(&self, frame: &PeerFrame, raw: &[u8]) {
+        if !is_heartbeat(frame) {
+            tracing::trace!(op = "send", to = %self.address, ?frame, raw_bytes = raw.len());
+        }
         if self.outbox.post(frame, raw).is_err() {
             self.close();
         }
@@ -81,6 +85,11 @@ impl Link {
         // An error says that it is closed already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
+}
+
+/// Frames that say nothing but that there is somebody: a trace of them would be of nothing else.
+pub fn is_heartbeat(frame: &PeerFrame) -> bool {
+    matches!(frame, PeerFrame::Heartbeat { .. } | PeerFrame::HeartbeatEcho { .. })
 }
 
 /// Why a question has no answer.

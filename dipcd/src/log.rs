@@ -41,7 +41,7 @@ pub const VARIABLE: &str = "DIPCD_LOG";
 /// What goes to standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verbosity {
-    /// `-v`: everything but conversions.
+    /// `-v`: everything of dipcd's own but conversions.
     pub trace: bool,
     /// `-c`: that something is converted.
     pub conversions: bool,
@@ -50,11 +50,20 @@ pub struct Verbosity {
 }
 
 impl Verbosity {
+    /// The options that ask for it, in one argument; `None` if it is silence.
+    pub fn option(self) -> Option<String> {
+        let letters = [(self.trace, 'v'), (self.conversions, 'c'), (self.converted, 'd')];
+        let given: String =
+            letters.iter().filter(|(given, _)| *given).map(|(_, letter)| letter).collect();
+        (!given.is_empty()).then(|| format!("-{given}"))
+    }
+
     fn wants(self, metadata: &Metadata<'_>) -> bool {
         match metadata.target() {
             CONVERSION => self.conversions,
             CONVERTED => self.converted,
-            _ => self.trace,
+            // Libraries have traces of their own.
+            target => self.trace && target.starts_with("dipc"),
         }
     }
 
@@ -88,6 +97,11 @@ static TRACES: OnceLock<Traces> = OnceLock::new();
 /// Whether `-v` lines are written.
 pub fn is_tracing() -> bool {
     TRACES.get().is_some_and(|traces| traces.now.lock().trace)
+}
+
+/// What goes to standard output.
+pub fn verbosity() -> Verbosity {
+    TRACES.get().map_or(Verbosity::default(), |traces| *traces.now.lock())
 }
 
 /// Begins or ends to write `-v` lines (`dipcctl trace`).

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         },
         Command::MakeKey(file) => finish(key::make(&file)),
         Command::Purge(source) => errands::purge(&source),
-        Command::Keeper(state_dir) => finish(keeper::run(&state_dir)),
+        Command::Keeper(state_dir, verbosity) => finish(keeper::run(&state_dir, verbosity)),
         Command::Help => finish(io::stdout().write_all(cli::HELP.as_bytes())),
         Command::Version => finish(io::stdout().write_all(cli::VERSION.as_bytes())),
     }

@@ -12,6 +12,8 @@ mod examples;
 mod failures;
 mod floods;
 mod hello;
+mod logs;
+mod mailboxes;
 mod many;
 mod memory;
 mod memory_basic;

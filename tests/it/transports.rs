@@ -1,6 +1,7 @@
 //! Other roads between the nodes: datagrams (`-u`), network byte order (`-n`), a line that loses,
 //! doubles and reorders packets, and one across an ocean. What runs over them stands in other
-//! chapters; here it runs again. And nodes that do not speak alike, which refuse each other by name.
+//! chapters; here it runs again. And nodes that do not speak alike, which refuse each other by
+//! name.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;

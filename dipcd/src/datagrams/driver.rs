@@ -216,6 +216,8 @@ impl Driver {
     }
 
     fn insert(&mut self, handle: ConnectionHandle, connection: Connection, origin: Origin) {
+        let peer = connection.remote_address();
+        tracing::trace!(op = "connection", number = handle.0, %peer, side = ?connection.side());
         self.pipes.insert(handle, Pipe::new(connection, origin));
     }
 
@@ -390,6 +392,7 @@ impl Driver {
             pipe.timer = timer;
         }
         if is_over {
+            tracing::trace!(op = "connection", number = handle.0, "over");
             self.pipes.remove(&handle);
         }
     }

@@ -70,7 +70,10 @@ impl Worker {
     fn serve(&mut self, mut serving: Serving) {
         while let Some(receiver) = &mut serving.receiver {
             let tasks = match receiver.receive::<Request>() {
-                Ok(Some((request, raw))) => self.session.heard(request, raw),
+                Ok(Some((request, raw))) => {
+                    tracing::trace!(op = "request", ?request, raw_bytes = raw.len());
+                    self.session.heard(request, raw)
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(op = "wire", %error);
@@ -158,6 +161,7 @@ impl Worker {
 impl Serving {
     /// What cannot be sent is kept; the client asks again by another wire.
     fn send(&mut self, reply: &Reply, raw: &[u8]) {
+        tracing::trace!(op = "reply", ?reply, raw_bytes = raw.len());
         if let Err(error) = self.sender.send(reply, raw) {
             tracing::debug!(op = "wire", %error);
             self.receiver = None;
