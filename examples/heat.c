@@ -94,7 +94,8 @@ static int join(int count)
     struct sembuf enter = add(MUTEX, -1), leave = add(MUTEX, 1);
     set = semget(KEY, SEMAPHORES, FLAGS | IPC_CREAT | IPC_EXCL);
     if (set >= 0) {
-        struct sembuf open[] = { add(STAYING, count), add(BARRIER, count), add(BARRIER + 1, count) };
+        struct sembuf open[] = { add(BARRIER, count), add(BARRIER + 1, count),
+                                 add(STAYING, count) };
         attach(IPC_CREAT | IPC_EXCL);
         warm(shared->plates);
         operate(open, 3);
