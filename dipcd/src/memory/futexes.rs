@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::memory::families::{Attachment, Mappings, Process};
 use crate::memory::files::{ReplicaFile, Span};
 use crate::memory::sleepers::{Doing, WAITV_BYTES, Word, doing, words_of};
+use crate::sys::credentials::open_as_its_owner;
 use crate::sys::futex;
 
 use dipc_wire::keeper::SegmentFile;
@@ -295,7 +297,8 @@ fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: 
     let mut words = Vec::new();
     let mut somebody_runs = false;
     for thread in threads.flatten() {
-        let Ok(line) = fs::read_to_string(thread.path().join("syscall")) else { continue };
+        let syscall = open_as_its_owner(&thread.path().join("syscall"));
+        let Ok(line) = syscall.and_then(io::read_to_string) else { continue };
         match doing(&line) {
             Doing::Running => somebody_runs = true,
             Doing::Sleeping(word) => words.push(word),
@@ -326,7 +329,7 @@ fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: 
 /// The words of a futex_waitv(2). Memory that is absent itself tells nothing.
 fn several(pid: u32, address: u64, count: usize) -> Vec<Word> {
     let mut array = vec![0; count * WAITV_BYTES];
-    let memory = fs::File::open(format!("/proc/{pid}/mem"));
+    let memory = open_as_its_owner(Path::new(&format!("/proc/{pid}/mem")));
     match memory.and_then(|memory| memory.read_exact_at(&mut array, address)) {
         Ok(()) => words_of(&array).collect(),
         Err(_) => Vec::new(),

@@ -6,13 +6,15 @@
 //! own registering does not.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use dipc_wire::trap::Pages;
 
 use crate::memory::files::{FileId, NAME_PREFIX, Span};
+use crate::sys::credentials::open_as_its_owner;
 
 /// The letters of a mapping: read, write, execute, shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +171,8 @@ pub fn children(pid: u32) -> Vec<u32> {
 /// unlike process_vm_readv(2), does not wait for a page that userfaultfd has to bring.
 pub fn word_at(pid: u32, address: u64) -> io::Result<u64> {
     let mut word = [0; 8];
-    File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut word, address)?;
+    let memory = open_as_its_owner(Path::new(&format!("/proc/{pid}/mem")))?;
+    memory.read_exact_at(&mut word, address)?;
     Ok(u64::from_ne_bytes(word))
 }
 

@@ -12,11 +12,12 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use dipc_wire::keeper::Account;
 use dipc_wire::limits::GROUPS_MAX;
@@ -248,6 +249,22 @@ pub fn with_effective<T>(account: &Account, work: impl FnOnce() -> T) -> io::Res
     let _back = Back { gid: getegid(), groups: getgroups()? };
     switch_ids(account)?;
     Ok(work())
+}
+
+/// Opens a file of /proc that belongs to the user of its process and to nobody else, not even to a
+/// root without CAP_DAC_OVERRIDE. Whether that process may be looked at is for CAP_SYS_PTRACE.
+pub fn open_as_its_owner(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        opened => return opened,
+    }
+    let owner = std::fs::metadata(path)?.uid();
+    // SAFETY: changes this thread's own id for files, and says what it was; it cannot fail harder.
+    let own = unsafe { libc::setfsuid(owner) };
+    let opened = File::open(path);
+    // SAFETY: as above; back to an id that is always allowed, our effective one.
+    unsafe { libc::setfsuid(own as libc::uid_t) };
+    opened
 }
 
 /// Brings a thread back to root, also when its work panics.
