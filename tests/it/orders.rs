@@ -305,9 +305,9 @@ fn another_node_becomes_the_referee() {
 fn agree(cluster: &Cluster, old: std::net::SocketAddr) {
     let new = cluster.node(2).address;
     for node in &cluster.nodes()[1..] {
-        let text = fs::read_to_string(node.config()).unwrap();
+        let text = fs::read_to_string(node.config()).expect("the node's configuration");
         let text = text.replace(&format!("referee = {old}"), &format!("referee = {new}"));
-        fs::write(node.config(), text).unwrap();
+        fs::write(node.config(), text).expect("the node's configuration");
         let kept = node.directory().join("lib/succession");
         assert!(kept.exists(), "it is kept until then");
         ctl(node, &["reload"]);
@@ -396,14 +396,14 @@ fn numbers(node: &Node) -> usize {
 }
 
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
 }
 
 /// A conversation with a mailbox server that has just been started.
 fn mailbox(port: u16, said: &str) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     stream.write_all(said.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -453,7 +453,7 @@ fn server_of(node: &Node) -> rustix::process::Pid {
 
 #[test]
 fn a_mailbox_server_that_cannot_be_is_given_up() {
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = taken.local_addr().unwrap().port();
     let cluster = Cluster::of(1).entry("mailbox", &format!("4 16 {port} 4")).start();
     let node = cluster.node(1);
