@@ -86,10 +86,11 @@ pub enum Struck {
     Before,
 }
 
-/// The table, and how many of its objects each user has made.
+/// The table, and how many of its objects each user has made, and how many there are of each kind.
 struct Objects {
     table: ObjectTable,
     made_by: HashMap<u32, u32>,
+    of_kind: [u64; Kind::ALL.len()],
 }
 
 /// The objects of this node.
@@ -113,15 +114,16 @@ impl Home {
     pub fn open(state_dir: &Path) -> io::Result<Home> {
         let mut table = ObjectTable::open(state_dir)?;
         let segments = Arc::new(Segments::open(state_dir)?);
-        let mut made_by = HashMap::new();
+        let (mut made_by, mut of_kind) = (HashMap::new(), [0; _]);
         for record in table.iter()? {
             if view(&segments, &record).is_some() {
                 *made_by.entry(record.creator_uid).or_default() += 1;
+                of_kind[record.kind as usize] += 1;
             } else {
                 table.remove(record.id)?;
             }
         }
-        let objects = Mutex::new(Objects { table, made_by });
+        let objects = Mutex::new(Objects { table, made_by, of_kind });
         Ok(Home { segments, objects, awaited: Mutex::default() })
     }
 
@@ -287,13 +289,9 @@ impl Home {
         self.objects.lock().table.page(from, most, wanted)
     }
 
-    /// How many objects of each kind there are.
-    pub fn counts(&self) -> io::Result<[u64; Kind::ALL.len()]> {
-        let mut counts = [0; Kind::ALL.len()];
-        for record in self.objects.lock().table.iter()? {
-            counts[record.kind as usize] += 1;
-        }
-        Ok(counts)
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.objects.lock().of_kind[kind as usize]
     }
 
     /// Strikes an object off if the kernel no longer has it: `true` then. One that is not in the
@@ -381,12 +379,14 @@ impl Objects {
     fn insert(&mut self, record: &ObjectRecord) -> io::Result<()> {
         self.table.insert(record)?;
         *self.made_by.entry(record.creator_uid).or_default() += 1;
+        self.of_kind[record.kind as usize] += 1;
         Ok(())
     }
 
     fn remove(&mut self, id: ObjectId) -> io::Result<()> {
         let Some(record) = self.table.find(id)? else { return Ok(()) };
         self.table.remove(id)?;
+        self.of_kind[record.kind as usize] -= 1;
         if let Some(made) = self.made_by.get_mut(&record.creator_uid) {
             *made -= 1;
             if *made == 0 {

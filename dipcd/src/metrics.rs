@@ -82,9 +82,9 @@ use Source::{Ever, Now};
 
 /// Every number: its name, what it is, where it comes from.
 const NUMBERS: &[(&str, &str, Source)] = &[
-    ("queues", "Message queues at home here.", Now(|daemon| objects(daemon, Kind::Queue))),
-    ("segments", "Shared memory segments at home here.", Now(|it| objects(it, Kind::Segment))),
-    ("sets", "Semaphore sets at home here.", Now(|daemon| objects(daemon, Kind::Set))),
+    ("queues", "Message queues at home here.", Now(|daemon| daemon.home.count(Kind::Queue))),
+    ("segments", "Shared memory segments at home here.", Now(|it| it.home.count(Kind::Segment))),
+    ("sets", "Semaphore sets at home here.", Now(|daemon| daemon.home.count(Kind::Set))),
     ("clients", "Local processes with remote sessions.", Now(|it| size(it.clients.living().len()))),
     ("stand_ins", "Remote processes served here.", Now(|daemon| size(daemon.stand_ins.count()))),
     ("links", "Nodes that are linked.", Now(|daemon| size(daemon.links.linked().len()))),
@@ -100,10 +100,6 @@ const NUMBERS: &[(&str, &str, Source)] = &[
 
 fn size(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-fn objects(daemon: &Daemon, kind: Kind) -> u64 {
-    daemon.home.counts().map_or(0, |counts| counts[kind as usize])
 }
 
 fn number(daemon: &Daemon, source: &Source) -> u64 {

@@ -15,6 +15,7 @@
 //!   that any of them names: whoever was given one of a later block had been told of that block.
 #![forbid(unsafe_code)]
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -181,8 +182,10 @@ fn known(daemon: &Daemon) -> io::Result<RecordCopy> {
     Ok(copy)
 }
 
-/// Makes this node the referee, if enough agree. Returns who did.
+/// Makes this node the referee, if enough agree; says what has come of it.
 pub fn become_referee(daemon: &Arc<Daemon>) -> Result<String, Failure> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     let old = daemon.config().referee;
     may_begin(daemon, old)?;
     let this_machine = daemon.config().this_machine;

@@ -233,6 +233,18 @@ fn a_node_that_is_down_is_named_and_keeps_nobody() {
 }
 
 #[test]
+fn a_node_that_was_never_admitted_shows_itself() {
+    let cluster = Cluster::of(2).prepare();
+    cluster.node(2).start();
+    let output = cluster.node(2).tool("dipcs", &["-n"]);
+    let referee = cluster.node(1).address;
+    refused(&output, &format!("dipcs: the referee ({referee}) did not answer"));
+    let line = |contact| output.out.lines().find(|line| line.contains(contact)).unwrap();
+    assert!(line(" here ").starts_with("-      "), "{}", output.out);
+    assert!(line(" silent ").contains(&referee.to_string()), "{}", output.out);
+}
+
+#[test]
 fn without_dipcd_the_tools_say_so() {
     let cluster = Cluster::of(1).prepare();
     let socket = cluster.node(1).socket();

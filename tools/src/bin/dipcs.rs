@@ -120,7 +120,10 @@ fn show(view: &View) -> ExitCode {
     }
     for node in cluster.silent() {
         let (number, address) = (node.row.node, node.row.address);
-        complain(TOOL, &format_args!("node {number} ({address}) did not answer"));
+        // Before its first admission a node knows of the referee nothing but its address.
+        let name =
+            if number.is_admitted() { format!("node {number}") } else { "the referee".to_owned() };
+        complain(TOOL, &format_args!("{name} ({address}) did not answer"));
         status = ExitCode::FAILURE;
     }
     status
