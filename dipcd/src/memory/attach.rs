@@ -27,6 +27,7 @@ use super::geometry::Geometry;
 use super::node::{Attaching, Memory};
 use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
+use super::pager::replica_side::ReplicaSide;
 use super::pager::segment::{Locked, Segment};
 use super::segments::{Holder, Users};
 use crate::accounts::own_account;
@@ -128,7 +129,7 @@ fn await_the_leaving(daemon: &Daemon, id: ObjectId, deadline: Deadline) -> Resul
     for number in numbers {
         locked.step_replica(number, replica::Event::Attached, &Contents::none());
     }
-    while locked.state.replicas.values().any(|side| side.leaving) {
+    while locked.state.replicas.values().any(ReplicaSide::leaves) {
         if deadline.is_over() || locked.state.dead {
             return Err(SysvError::ETIMEDOUT);
         }

@@ -35,6 +35,11 @@ pub struct ReplicaSide {
 }
 
 impl ReplicaSide {
+    /// Whether it leaves for good, said or not yet: who attaches has to wait until it has left.
+    pub fn leaves(&self) -> bool {
+        self.leaving || self.machine.as_ref().is_some_and(replica::Replica::has_said_goodbye)
+    }
+
     /// Puts one together.
     pub fn new(
         machine: replica::Replica,
