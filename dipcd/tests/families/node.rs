@@ -114,11 +114,16 @@ pub struct Node {
     pager: Arc<Pager>,
 }
 
+/// Says that a test does not run here, past libtest's capture.
+pub fn skip(test: &str, why: &str) {
+    let line = format!("SKIP {test}: {why}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+}
+
 /// A node with a file of so many pages, unless this kernel does not let us.
 pub fn node(test: &str, pages: u64) -> Option<Node> {
     if let Err(error) = Families::usable() {
-        let line = format!("SKIP {test}: no userfaultfd of others can be served here: {error}\n");
-        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+        skip(test, &format!("no userfaultfd of others can be served here: {error}"));
         return None;
     }
     let name = SegmentFile {

@@ -4,6 +4,7 @@
  * that failed. Places are bytes from the beginning of the area; a word has eight.
  *
  *   trap            a userfaultfd, which comes with the answer, and the address of the sentinel
+ *   lesser          the same with one for user mode only
  *   helper          the same with the mprotect trap: one end of a pair of sockets comes
  *   tamper          makes the userfaultfd blocking, and goes on doing so
  *   name            the word in the sentinel page
@@ -135,11 +136,11 @@ static void map_sentinel(void)
     sentinel = page;
 }
 
-static void make_trap(void)
+static void make_trap(int flags)
 {
     char text[32];
     map_sentinel();
-    trap = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    trap = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
     if (trap < 0)
         return say_failure(strerror(errno));
     snprintf(text, sizeof text, "%llu", (unsigned long long)(uintptr_t)sentinel);
@@ -334,7 +335,9 @@ static void obey(const char *word, unsigned long long one, unsigned long long tw
     char answer[64];
     pthread_t thread;
     if (!strcmp(word, "trap")) {
-        make_trap();
+        make_trap(0);
+    } else if (!strcmp(word, "lesser")) {
+        make_trap(UFFD_USER_MODE_ONLY);
     } else if (!strcmp(word, "helper")) {
         make_helper();
     } else if (!strcmp(word, "tamper")) {

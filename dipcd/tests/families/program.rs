@@ -6,9 +6,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::process::{Pid, Signal};
-use std::io::{IoSlice, IoSliceMut};
+use std::fs::Permissions;
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -23,8 +26,27 @@ pub struct Program {
 
 impl Program {
     pub fn start() -> Program {
+        Program::run(&mut Command::new(compiled()))
+    }
+
+    /// As an ordinary user, from a copy in a directory that he may enter.
+    pub fn start_as_nobody(directory: &Path) -> Program {
+        let copy = directory.join("program");
+        std::fs::copy(compiled(), &copy).unwrap();
+        std::fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+        Program::run(Command::new(copy).uid(65_534).gid(65_534))
+    }
+
+    fn run(command: &mut Command) -> Program {
         let (socket, theirs) = pair();
-        let child = Command::new(compiled()).stdin(Stdio::from(theirs)).spawn().unwrap();
+        command.stdin(Stdio::from(theirs));
+        let child = loop {
+            match command.spawn() {
+                // Another test has just forked while the copy was being written.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {}
+                child => break child.unwrap(),
+            }
+        };
         Program { pid: child.id(), socket, child: Some(child) }
     }
 

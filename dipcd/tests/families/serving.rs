@@ -2,9 +2,11 @@
 //! system calls, alone and with others.
 #![forbid(unsafe_code)]
 
+use dipc_wire::client::Trap;
 use dipc_wire::memory::Access;
 
-use crate::node::{Answer, PAGE, node, page, pages, pattern};
+use crate::node::{Answer, PAGE, node, page, pages, pattern, skip};
+use crate::program::Program;
 
 #[test]
 fn a_segment_nobody_else_has_is_not_watched() {
@@ -172,4 +174,28 @@ fn a_large_run_is_protected_where_there_are_pages() {
         assert_eq!(node.faults(), [(number, Access::Write)]);
     }
     assert_eq!(program.number(&format!("load {}", 7 * PAGE)), pattern(7));
+}
+
+#[test]
+fn an_ordinary_user_is_served_in_user_mode() {
+    let name = "an_ordinary_user_is_served_in_user_mode";
+    let Some(node) = node(name, 64) else { return };
+    if !rustix::process::geteuid().is_root() {
+        return skip(name, "needs root");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start_as_nobody(directory.path());
+    let mm = node.trap_by(&program, "lesser", Trap::UserMode);
+    node.attach(&program, mm);
+    assert_eq!(program.ask("open"), "done");
+    node.mappings.watch_all();
+    assert_eq!(program.number("name"), mm.0);
+    assert_eq!(program.ask("read 4096"), "! Bad address", "a system call is not");
+    assert_eq!(program.number("load 4096"), pattern(1));
+    assert_eq!(program.number("store 4096 5"), 5);
+    assert_eq!(program.number("read 4096"), 77, "a page that is there");
+    let child = program.fork();
+    node.take_away(1);
+    assert_eq!(child.number("load 4096"), pattern(1), "dipcd sees his forks all the same");
+    assert_eq!(node.count(), 2);
 }
