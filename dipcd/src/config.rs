@@ -346,4 +346,4 @@ fn check_timeouts(r: &mut Reader<'_>, timeouts: &Timeouts) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

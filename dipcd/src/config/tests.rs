@@ -495,12 +495,50 @@ fn the_manual_page_agrees_with_the_table() {
     assert_eq!(PROGRAM_ENTRIES.len(), 3);
 }
 
+/// How often files are spoilt; `DIPC_LONG=1` asks for a hundred times as many.
+pub(crate) fn many() -> ProptestConfig {
+    let cases = if std::env::var_os("DIPC_LONG").is_some() { 10_000_000 } else { 100_000 };
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+}
+
+/// Any bytes, most of them such as stand in files of ours; as text, what is none replaced.
+pub(crate) fn bytes_as_text(most: usize) -> impl Strategy<Value = String> {
+    const USUAL: &[u8] = b"\n\n\n  ==##[],:./0123456789+'\"\\\t\r\0\x7f";
+    proptest::collection::vec(any::<u8>(), 0..most).prop_map(|bytes| {
+        // No letters: what looks like a name would be asked for, by the thousand.
+        let usual = |byte: u8| match byte {
+            0..=239 => USUAL[usize::from(byte) % USUAL.len()],
+            rare => rare,
+        };
+        let bytes: Vec<u8> = bytes.into_iter().map(usual).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
 proptest! {
+    #![proptest_config(many())]
+
     #[test]
-    fn any_text_is_answered(text in "([a-z_ =#\\[\\]0-9./,:\n-]|\\PC){0,300}") {
+    fn any_text_is_answered(text in bytes_as_text(120)) {
         let _ = parse(&text);
     }
 
+    #[test]
+    fn a_good_file_that_is_spoilt_is_answered(
+        index in 2..ENTRIES.len(),
+        value in bytes_as_text(20),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let text = format!("{BASE}{} = {value}\n[program /a]\nkeys = 1", ENTRIES[index].name);
+        let mut end = cut.index(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let _ = parse(&text[..end]);
+    }
+}
+
+proptest! {
     #[test]
     fn any_value_is_taken_and_shown_alike_or_refused(index in 2..ENTRIES.len(), value in value()) {
         let name = ENTRIES[index].name;

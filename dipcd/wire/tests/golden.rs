@@ -8,6 +8,7 @@
 #[path = "golden/samples.rs"]
 mod samples;
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
 use std::path::Path;
 use std::{env, fs};
@@ -17,13 +18,16 @@ use dipc_wire::codec::{
     ByteOrder, FRAME_HEADER_BYTES, WireError, decode_frame, decode_packet, encode_frame,
     encode_packet, frame_length,
 };
+use dipc_wire::ids::Secret;
 use dipc_wire::keeper::{FromKeeper, FromStandIn, Held, ToKeeper, ToStandIn};
 use dipc_wire::limits::{FRAME_BYTES_MAX, VERSION};
 use dipc_wire::memory::{ToHome, ToReplica};
+use dipc_wire::noise::{Cipher, Handshake, Opener};
 use dipc_wire::op::{Op, Outcome, Reply, Request};
 use dipc_wire::peer::{Asked, Claimed, PeerFrame};
 use dipc_wire::preamble::{Hello, Preamble};
 use dipc_wire::sysv::{SegmentControl, SysvError};
+use dipc_wire::trap;
 use proptest::prelude::*;
 use samples::variants;
 use serde::Serialize;
@@ -236,6 +240,34 @@ fn feed_frame<T: Said>(bytes: &[u8]) {
     }
 }
 
+/// The messages of a handshake, and records after it, by whoever has no key.
+fn feed_without_key(bytes: &[u8]) {
+    thread_local!(static OPENERS: RefCell<[Opener; 2]> = {
+        RefCell::new([opener(Cipher::AesGcm), opener(Cipher::Plain)])
+    });
+    if let Some(message) = bytes.first_chunk() {
+        let read = Handshake::responder(&Secret([7; 32])).read(message);
+        assert!(read.is_err(), "nobody makes one by chance");
+    }
+    OPENERS.with_borrow_mut(|[sealed, plain]| {
+        let mut out = Vec::new();
+        assert!(!matches!(sealed.open(bytes, &mut out), Ok(Some(_))), "nor one of these");
+        out.clear();
+        let mut rest = bytes;
+        while let Ok(Some(used)) = plain.open(rest, &mut out) {
+            rest = &rest[used..];
+        }
+        assert!(out.len() <= bytes.len(), "it holds no more than what came");
+    });
+}
+
+fn opener(cipher: Cipher) -> Opener {
+    let secret = Secret([7; 32]);
+    let (mut near, mut far) = (Handshake::initiator(&secret), Handshake::responder(&secret));
+    far.read(&near.write()).and_then(|()| near.read(&far.write())).expect("they have one secret");
+    far.finish(cipher).1
+}
+
 fn feed_all(bytes: &[u8]) {
     feed_packet::<ClientCall>(bytes);
     feed_packet::<Answer>(bytes);
@@ -252,6 +284,10 @@ fn feed_all(bytes: &[u8]) {
     if let Some(Ok(hello)) = bytes.first_chunk().map(Hello::decode) {
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }
+    if let Some(Some(order)) = bytes.first_chunk().map(trap::Order::from_bytes) {
+        assert_eq!(trap::Order::from_bytes(&order.to_bytes()), Some(order));
+    }
+    feed_without_key(bytes);
 }
 
 /// Good bytes of every conversation, to be spoilt.
