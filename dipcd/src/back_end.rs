@@ -145,8 +145,7 @@ impl BackEnd {
         }
         match packets::receive::<ClientCall>(connection) {
             Ok(Some((call, fds))) => {
-                let (said, fd) =
-                    calls::serve(&self.daemon, &peer, &call, fds.into_iter().next());
+                let (said, fd) = calls::serve(&self.daemon, &peer, &call, fds.into_iter().next());
                 tracing::debug!(op = "call", pid = peer.pid, call = ?call.call, answer = ?said);
                 answer(connection, &said, fd.as_ref());
             }

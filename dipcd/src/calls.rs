@@ -42,12 +42,7 @@ const DIAL_WAIT: Duration = Duration::from_secs(3);
 type Reply = (Answer, Option<OwnedFd>);
 
 /// Serves one call; `fd` came with it.
-pub fn serve(
-    daemon: &Arc<Daemon>,
-    peer: &Peer,
-    call: &ClientCall,
-    fd: Option<OwnedFd>,
-) -> Reply {
+pub fn serve(daemon: &Arc<Daemon>, peer: &Peer, call: &ClientCall, fd: Option<OwnedFd>) -> Reply {
     daemon.counters.add(Counted::Calls);
     let served = identified(daemon, peer).and_then(|(contained, world)| {
         let peer = contained.as_ref().unwrap_or(peer);

@@ -208,12 +208,10 @@ impl Config {
 /// What is asked for and this version does not have. dipcd refuses to start with it, by name,
 /// rather than pass it over in silence.
 pub fn not_yet(config: &Config) -> Vec<&'static str> {
-    [
-        ("send", config.send != Sending::Strict),
-    ]
-    .into_iter()
-    .filter_map(|(name, asked)| asked.then_some(name))
-    .collect()
+    [("send", config.send != Sending::Strict)]
+        .into_iter()
+        .filter_map(|(name, asked)| asked.then_some(name))
+        .collect()
 }
 
 /// The text of a bounded file.

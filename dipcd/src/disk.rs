@@ -13,8 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dipc_core::referee::Record;
 use dipc_wire::ids::{Epoch, Incarnation, NodeId};
-use dipc_wire::peer::RecordCopy;
 use dipc_wire::noise::NodeKey;
+use dipc_wire::peer::RecordCopy;
 
 use crate::config::key;
 

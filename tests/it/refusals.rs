@@ -46,12 +46,15 @@ fn dial_from(address: IpAddr, node: &Node) -> TcpStream {
     stream
 }
 
+/// What comes after the handshake, sealed.
+type Sealed = Box<dyn Fn(&mut Sealer) -> Vec<u8>>;
+
 /// What somebody says who dials, up to his Hello.
 enum Says {
     /// These bytes.
     Bytes(Vec<u8>),
     /// What needs a handshake first, by the cluster's key.
-    Hello(Box<dyn Fn(&mut Sealer) -> Vec<u8>>),
+    Hello(Sealed),
 }
 
 fn begin(key: [u8; 32]) -> Vec<u8> {

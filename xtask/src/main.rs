@@ -1,8 +1,9 @@
-//! `cargo xtask demo | test | cluster | bench`: what people and `.ci/run` type. It builds and runs
+//! `cargo xtask demo | test | cluster | processors | bench`: what people and `.ci/run` type. It builds and runs
 //! things and counts what ran; whatever knows clusters is the harness's (`tests/it`), started from
 //! here as a program of its own, so that this one builds in a second.
 #![forbid(unsafe_code)]
 
+mod processors;
 mod run;
 mod test;
 
@@ -15,6 +16,7 @@ const HELP: &str = "\
 usage: cargo xtask demo           two nodes on this machine, and hello from one to the other
        cargo xtask test [--long]  format, lints, build, every test; --long: the full counts
        cargo xtask cluster [N]    N nodes (2) on this machine to play with, until Ctrl-C
+       cargo xtask processors     what can be tested on other processors, by emulation
        cargo xtask bench          ratios to the native kernel and to raw TCP
 ";
 
@@ -22,6 +24,7 @@ enum Task {
     Demo,
     Test { long: bool },
     Cluster { nodes: String },
+    Processors,
     Bench,
     Help,
 }
@@ -48,6 +51,7 @@ fn named(name: &str) -> Result<Task, lexopt::Error> {
         "demo" => Ok(Task::Demo),
         "test" => Ok(Task::Test { long: false }),
         "cluster" => Ok(Task::Cluster { nodes: "2".into() }),
+        "processors" => Ok(Task::Processors),
         "bench" => Ok(Task::Bench),
         _ => Err(format!("no task is called {name:?}").into()),
     }
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Ok(Task::Demo) => run::play(&["demo"]),
         Ok(Task::Test { long }) => test::test(long),
         Ok(Task::Cluster { nodes }) => run::play(&["cluster", &nodes]),
+        Ok(Task::Processors) => test::on_other_processors(),
         Ok(Task::Bench) => run::bench(),
         Ok(Task::Help) => {
             print!("{HELP}");

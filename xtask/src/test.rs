@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 
+use crate::processors;
 use crate::run::{built, cargo, root, run};
 
 /// What the tests said.
@@ -51,7 +52,10 @@ pub fn test(long: bool) -> Result<(), String> {
     run(cargo(&["fmt", "--all", "--check"]))?;
     run(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo(&["build", "--quiet", "--workspace", "--all-targets"]))?;
-    let (tally, succeeded) = run_tests(long)?;
+    let (mut tally, mut succeeded) = run_tests(long)?;
+    let (elsewhere, well) = run_on_other_processors()?;
+    tally.join(elsewhere);
+    succeeded &= well;
     report(&tally);
     let listed = listed_skips()?;
     let surprises: Vec<&String> = tally
@@ -74,6 +78,33 @@ fn run_tests(long: bool) -> Result<(Tally, bool), String> {
     if long {
         command.env("DIPC_LONG", "1");
     }
+    count(command)
+}
+
+/// The tests that other processors are given, where they can be.
+pub fn on_other_processors() -> Result<(), String> {
+    let (tally, succeeded) = run_on_other_processors()?;
+    report(&tally);
+    if succeeded { Ok(()) } else { Err(format!("{} tests failed", tally.failed.max(1))) }
+}
+
+fn run_on_other_processors() -> Result<(Tally, bool), String> {
+    let (mut tally, mut succeeded) = (Tally::default(), true);
+    for other in processors::all() {
+        match other {
+            Ok(command) => {
+                let (its, well) = count(command)?;
+                tally.join(its);
+                succeeded &= well;
+            }
+            Err(missing) => println!("not tested: {missing}"),
+        }
+    }
+    Ok((tally, succeeded))
+}
+
+/// Runs tests, and counts what they say.
+fn count(mut command: Command) -> Result<(Tally, bool), String> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("cargo test: {error}"))?;
     let out = child.stdout.take().ok_or("cargo's output is no pipe")?;

@@ -1,5 +1,28 @@
 //! A segment's home: who holds each of its pages. Its shell holds the links, home's own copies
 //! (file and aside) and the file of records.
+//!
+//! ```text
+//! recorded        somebody wants to read              somebody wants to write
+//! Owned by home   protect ─▶ Shared {home, it}        as Shared {home}
+//! Shared          ─▶ Shared {.., it}, Grant           Invalidate the others ─▶ Owned by it, Grant
+//! Owned           Recall ─▶ Shared {owner, it}        Recall ─▶ Shared {} ─▶ Owned by it, Grant
+//! Lost            Refused                             Refused
+//!
+//! in memory only, for a page that is not at rest; who wants it meanwhile waits in a queue:
+//! Holding         its owner may keep it until a time
+//! Recalling       until Recalled or Released          lost owner: Lost, or home's last copy
+//! Invalidating    until Invalidated by all of them    lost reader: counts as one
+//! Granting        for writing, until Ack              lost owner: as above; left: home's copy
+//! ```
+//!
+//! - Home's own programs are a replica like the others, number 0, to whom nothing is sent: what the
+//!   table grants to it or takes from it is done to home's copies at once.
+//! - Home's copy is in its file while home reads or owns, else aside, as long as others only read
+//!   it or the grant to a new owner is not acknowledged. Grants for reading are not acknowledged:
+//!   home has the content, and links keep order.
+//! - Whoever is sent a page was recorded before, and is recorded until it has answered, is lost or
+//!   has left. So after a restart the records alone say whom to ask, and nobody's page is touched
+//!   before the node has reported on its new link.
 #![forbid(unsafe_code)]
 
 mod home;
@@ -437,7 +460,8 @@ impl Directory {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Breach> {
         let reads = matches!(record.holding, Holding::Shared(readers) if readers.contains(from));
-        if access == Access::Read && reads && self.home.was_granted_ahead(from, no) {
+        let rests = !self.busy.contains_key(&no);
+        if access == Access::Read && reads && rests && self.home.was_granted_ahead(from, no) {
             return Ok(());
         }
         let waiter = Waiter { replica: from, access, since_ms: self.home.now_ms };
@@ -561,7 +585,9 @@ impl Directory {
     }
 
     /// A replica is no more. Pages at rest are opened as if its marks in their records were not
-    /// there; a walk takes them out before its number is given away again.
+    /// there; a walk takes them out before its number is given away again. One that is lost is
+    /// forgotten before anybody gets its pages, so that it cannot come back with them after a
+    /// restart; one that left is forgotten when nothing is left of it, for it can say so again.
     fn depart(
         &mut self,
         replica: Replica,
@@ -569,7 +595,11 @@ impl Directory {
         records: &impl Records<PageRecord>,
         effects: &mut Vec<Effect>,
     ) {
+        let gone = Effect::Gone { replica, departure };
         self.home.hang_up(replica);
+        if departure == Departure::Lost {
+            effects.push(gone.clone());
+        }
         let busy: Vec<_> = self.busy.keys().copied().collect();
         for no in busy {
             let record = latest(no, records, effects);
@@ -578,7 +608,9 @@ impl Directory {
             });
         }
         self.home.forget(replica);
-        effects.push(Effect::Gone { replica, departure });
+        if departure == Departure::Left {
+            effects.push(gone);
+        }
         let gone = match self.sweep {
             Some(sweep) => sweep.gone,
             None => {
@@ -613,9 +645,8 @@ impl Directory {
         let due: Vec<_> =
             self.busy.iter().filter(|(_, busy)| is_due(busy)).map(|(no, _)| *no).collect();
         for no in due {
-            let (silent, number) = self.on(no, records.get(no), effects, |page, home, out| {
-                (page.tick(home, out), page.transaction())
-            });
+            let (silent, number) =
+                self.on(no, records.get(no), effects, |page, home, out| page.tick(home, out));
             for replica in silent.iter() {
                 let Some(peer) = self.home.peers.get(&replica) else { continue };
                 let (node, reason) = (peer.node, Breach::Silent { page: no, number });

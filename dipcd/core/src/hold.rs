@@ -157,7 +157,7 @@ mod tests {
         now_ms += 20;
         assert_eq!(holds.until(PAGE, now_ms), None, "it was kept long enough");
         holds.ends(PAGE, now_ms);
-        assert_eq!(bounce(&mut holds, &mut now_ms, 1), [2]);
+        assert_eq!(bounce(&mut holds, &mut now_ms, 1), [3], "half of it, and a millisecond");
         holds.begins(PAGE, now_ms);
         holds.ends(PAGE, now_ms + 500);
         assert_eq!(bounce(&mut holds, &mut now_ms, 1), [0], "all is forgotten");

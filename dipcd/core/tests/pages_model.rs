@@ -1,20 +1,22 @@
 //! Every interleaving of small segments: a home and one or two other nodes, one page or two, a few
 //! faults and writes, and failures. In every state a page has one writer or many readers, and every
 //! copy that a program can read is the latest write; at rest nobody waits. A dipcd that is killed
-//! is killed between any two things it does. With a bug planted each of this goes wrong.
+//! is killed between any two things it does. The number of states moves only when the protocol does.
+//! With a bug planted each of this goes wrong.
 #![forbid(unsafe_code)]
 
 #[path = "model/explore.rs"]
 mod explore;
 mod segment;
 
+use std::env;
 use std::time::Instant;
 
 use dipc_core::directory::{self, LostPage};
 use dipc_core::hold::Hold;
 use dipc_core::replica;
-use dipc_wire::memory::Access;
 use explore::{Explored, explore, fails, holds};
+use segment::shell::dies_of;
 use segment::{Bug, Move, Terms, World};
 
 const STATES_MAX: usize = 20_000_000;
@@ -29,6 +31,7 @@ struct Budget {
     home_kills: u8,
     losses: u8,
     detaches: u8,
+    attaches: u8,
 }
 
 const NOTHING: Budget = Budget {
@@ -39,6 +42,7 @@ const NOTHING: Budget = Budget {
     home_kills: 0,
     losses: 0,
     detaches: 0,
+    attaches: 0,
 };
 
 /// A world, and what may still happen in it.
@@ -58,51 +62,34 @@ struct Step {
 }
 
 impl Small {
-    fn new(nodes: usize, pages: u32, budget: Budget, bug: Bug) -> Small {
-        Small {
-            world: World::new(terms(nodes, pages, bug)),
-            faults: vec![budget.faults; nodes],
-            writes: vec![budget.writes; nodes],
-            budget,
-        }
+    fn new(terms: Terms, budget: Budget) -> Small {
+        let (faults, writes) = (vec![budget.faults; terms.nodes], vec![budget.writes; terms.nodes]);
+        Small { world: World::new(terms), faults, writes, budget }
     }
 
     fn failures(&self) -> Vec<Move> {
-        let (world, budget) = (&self.world, &self.budget);
-        let mut moves = Vec::new();
-        if budget.home_kills > 0 && world.runs(0) {
-            moves.push(Move::Kill(0));
-        }
-        for n in world.others() {
-            let node = world.node(n);
-            if budget.breaks > 0 && node.link.is_some() {
-                moves.push(Move::Break(n));
-            }
-            if budget.node_kills > 0 && world.runs(n) {
-                moves.push(Move::Kill(n));
-            }
-            if budget.losses > 0 && node.link.is_none() && !node.fenced {
-                moves.push(Move::EndLease(n));
-            }
-            if budget.losses > 0 && node.fenced && !node.declared && world.runs(0) {
-                moves.push(Move::Lose(n));
-            }
-            if budget.detaches > 0 && node.attached && world.runs(n) {
-                moves.push(Move::Detach(n));
-            }
-        }
+        let budget = &self.budget;
+        let mut moves = self.world.failures();
+        moves.retain(|step| match step {
+            Move::Break(_) => budget.breaks > 0,
+            Move::Kill(0) => budget.home_kills > 0,
+            Move::Kill(_) => budget.node_kills > 0,
+            Move::EndLease(_) | Move::Lose(_) => budget.losses > 0,
+            Move::Detach(_) => budget.detaches > 0,
+            Move::Attach(_) => budget.attaches > 0,
+            _ => false,
+        });
         moves
     }
 
     /// Where a dipcd may be killed in the middle of this.
     fn cuts(&self, what: Move) -> usize {
-        let may = match what {
-            Move::ToNode(_) | Move::Detach(_) => self.budget.node_kills > 0,
-            Move::Fault(n, ..) if n > 0 => self.budget.node_kills > 0,
-            Move::ToHome(_) | Move::Fault(..) => self.budget.home_kills > 0,
-            _ => false,
+        let kills = match dies_of(what) {
+            Some(0) => self.budget.home_kills,
+            Some(_) => self.budget.node_kills,
+            None => 0,
         };
-        if !may {
+        if kills == 0 {
             return 0;
         }
         let mut probe = self.world.clone();
@@ -140,13 +127,13 @@ impl explore::World for Small {
             Move::Kill(_) => self.budget.node_kills -= 1,
             Move::Lose(_) => self.budget.losses -= 1,
             Move::Detach(_) => self.budget.detaches -= 1,
+            Move::Attach(_) => self.budget.attaches -= 1,
             _ => {}
         }
         let Some(after) = step.killed_after else { return self.world.happen(step.what) };
-        match step.what {
-            Move::ToNode(_) | Move::Detach(_) => self.budget.node_kills -= 1,
-            Move::Fault(n, ..) if n > 0 => self.budget.node_kills -= 1,
-            _ => self.budget.home_kills -= 1,
+        match dies_of(step.what) {
+            Some(0) => self.budget.home_kills -= 1,
+            _ => self.budget.node_kills -= 1,
         }
         self.world.happen_cut(step.what, after);
     }
@@ -173,30 +160,118 @@ fn terms(nodes: usize, pages: u32, bug: Bug) -> Terms {
     Terms { nodes, home, replica, bug }
 }
 
-/// Explores one page, or two.
-fn pages(nodes: usize, pages: u32, budget: Budget, bug: Bug) -> Explored {
-    let began = Instant::now();
-    let explored = explore(Small::new(nodes, pages, budget, bug), STATES_MAX);
-    let states = match &explored {
-        Explored::Holds(states) | Explored::Fails { states, .. } => *states,
-    };
-    println!("{nodes} nodes, {pages} pages, {budget:?}: {states} states, {:?}", began.elapsed());
-    explored
+/// Explores a segment.
+fn segment(nodes: usize, pages: u32, budget: Budget, bug: Bug) -> Explored {
+    explore(Small::new(terms(nodes, pages, bug), budget), STATES_MAX)
+}
+
+/// What there is, what may happen, and how many states that has.
+type Row = (&'static str, usize, u32, Budget, usize);
+
+#[track_caller]
+fn hold_all<const N: usize>(rows: [Row; N]) {
+    let found = rows.map(|(name, nodes, pages, budget, _)| {
+        let began = Instant::now();
+        let states = holds(segment(nodes, pages, budget, Bug::None));
+        println!("{name}: {states} states in {:.1} s", began.elapsed().as_secs_f32());
+        (name, states)
+    });
+    assert_eq!(found, rows.map(|(name, _, _, _, states)| (name, states)));
+}
+
+/// All that can fail in a world of two nodes.
+const ALL: Budget = Budget {
+    breaks: 1,
+    node_kills: 1,
+    home_kills: 1,
+    losses: 1,
+    detaches: 1,
+    attaches: 1,
+    ..NOTHING
+};
+
+#[test]
+fn one_writer_or_many_readers() {
+    let two = Budget { faults: 2, ..NOTHING };
+    hold_all([
+        ("nothing fails", 3, 1, NOTHING, 3030),
+        ("two pages", 2, 2, two, 16460),
+        ("two pages, three nodes", 3, 2, NOTHING, 20877),
+        ("three faults", 2, 1, Budget { faults: 3, writes: 2, ..NOTHING }, 9580),
+        ("a replica killed", 2, 1, Budget { node_kills: 1, ..two }, 8585),
+        ("home killed", 2, 1, Budget { home_kills: 1, ..two }, 8721),
+        (
+            "home killed twice, a node lost",
+            2,
+            1,
+            Budget { home_kills: 2, losses: 1, ..NOTHING },
+            8223,
+        ),
+        ("killed twice, lost", 2, 1, Budget { node_kills: 2, losses: 1, ..NOTHING }, 8136),
+        ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 62056),
+    ]);
 }
 
 #[test]
-fn probe() {
+fn one_writer_or_many_readers_on_two_nodes_whatever_fails() {
+    hold_all([("all", 2, 1, ALL, 417288)]);
+}
+
+#[test]
+fn one_writer_or_many_readers_on_three_nodes_cut_left_and_lost() {
+    let budget = Budget { breaks: 1, losses: 1, detaches: 1, ..NOTHING };
+    hold_all([("cut, left, lost", 3, 1, budget, 813973)]);
+}
+
+/// With `lost_page = stale` a page that was lost is what home had last.
+#[test]
+fn a_lost_page_may_be_what_home_had_last() {
+    let budget = Budget { faults: 2, breaks: 1, home_kills: 1, losses: 1, ..NOTHING };
+    let mut terms = terms(2, 1, Bug::None);
+    terms.home.lost_page = LostPage::Stale;
+    let states = holds(explore(Small::new(terms, budget), STATES_MAX));
+    assert_eq!(states, 0);
+}
+
+/// The same with more at once: minutes, so only in the long mode.
+#[test]
+fn one_writer_or_many_readers_in_larger_worlds() {
+    if env::var_os("DIPC_LONG").is_none() {
+        println!("skip: minutes, wants DIPC_LONG=1");
+        return;
+    }
     let two = Budget { faults: 2, ..NOTHING };
-    let t3 = Budget { faults: 3, writes: 2, ..NOTHING };
-    holds(pages(3, 1, two, Bug::None));
-    holds(pages(2, 1, t3, Bug::None));
-    holds(pages(2, 2, NOTHING, Bug::None));
-    holds(pages(2, 1, Budget { losses: 1, breaks: 1, ..two }, Bug::None));
-    holds(pages(2, 1, Budget { losses: 1, breaks: 1, detaches: 1, ..two }, Bug::None));
-    holds(pages(2, 1, Budget { node_kills: 1, ..two }, Bug::None));
-    holds(pages(2, 1, Budget { home_kills: 1, ..two }, Bug::None));
-    holds(pages(2, 1, Budget { home_kills: 1, node_kills: 1, ..NOTHING }, Bug::None));
-    holds(pages(2, 1, Budget { losses: 1, node_kills: 1, ..NOTHING }, Bug::None));
-    holds(pages(2, 1, Budget { losses: 1, home_kills: 1, ..NOTHING }, Bug::None));
-    holds(pages(3, 1, Budget { losses: 1, breaks: 1, detaches: 1, ..NOTHING }, Bug::None));
+    let lost = Budget { breaks: 1, home_kills: 1, losses: 1, ..NOTHING };
+    hold_all([
+        ("nothing fails, three nodes", 3, 1, two, 0),
+        ("cut twice, lost", 2, 1, Budget { breaks: 2, losses: 1, detaches: 1, ..two }, 0),
+        ("a replica killed, three nodes", 3, 1, Budget { node_kills: 1, breaks: 1, ..NOTHING }, 0),
+        ("home killed, a node lost, three nodes", 3, 1, lost, 0),
+        ("all, two faults", 2, 1, Budget { attaches: 0, faults: 2, ..ALL }, 0),
+    ]);
+}
+
+/// What a planted bug does to a world with this budget.
+fn planted(bug: Bug, nodes: usize, budget: Budget, signs: &[&str]) {
+    let what = fails(segment(nodes, 1, budget, bug));
+    println!("{bug:?}: {what}");
+    assert!(signs.iter().any(|sign| what.starts_with(sign)), "{bug:?} shows as: {what}");
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let cut = Budget { breaks: 1, ..NOTHING };
+    let home_killed = Budget { home_kills: 1, ..NOTHING };
+    let (lost, twice) = ("LOST WRITE", "WRITER BESIDE READER");
+    planted(Bug::GrantsWithoutNumber, 2, cut, &["STALE READ"]);
+    planted(Bug::FreesBeforeAck, 2, cut, &[lost]);
+    planted(Bug::PunchesWithoutAside, 2, cut, &[lost]);
+    let two = Budget { faults: 2, ..cut };
+    planted(Bug::AcceptsOldLink, 2, two, &["home breaks the link"]);
+    planted(Bug::ServesBeforeReports, 2, home_killed, &["PageNo(0) is lost, and no node was"]);
+    planted(Bug::TakesOldCopies, 3, home_killed, &[twice, "STALE READ"]);
+    let killed_and_lost = Budget { node_kills: 1, losses: 1, ..NOTHING };
+    planted(Bug::LeaseDiesWithDipcd, 2, killed_and_lost, &[twice]);
+    planted(Bug::ForgetsFaults, 3, NOTHING, &["AT REST"]);
+    planted(Bug::GrantsBeforeInvalidated, 3, NOTHING, &[twice]);
 }

@@ -187,7 +187,8 @@ impl Tables {
             }
             Op::Change { id, change } => {
                 let (kind, kernel) = self.queue_or_set(*id);
-                self.administer(kind, kernel, || ipc::change(kind, kernel, change)).map(|()| plain(0))
+                self.administer(kind, kernel, || ipc::change(kind, kernel, change))
+                    .map(|()| plain(0))
             }
             Op::Remove { id } => {
                 let (kind, kernel) = self.queue_or_set(*id);

@@ -112,7 +112,8 @@ impl Home {
         }
     }
 
-    /// Whether a fault may have crossed the grant of its page, if it is among the readers.
+    /// Whether a fault has crossed the grant of its page, if it is among the readers of a page at
+    /// rest.
     pub fn was_granted_ahead(&self, replica: Replica, page: PageNo) -> bool {
         let is_in = |run: &Run| page >= run.first && page.0 - run.first.0 < run.count;
         self.peers.get(&replica).is_some_and(|peer| peer.crossing.iter().any(is_in))

@@ -242,9 +242,6 @@ impl Page {
         if granted.content == Content::None {
             return Err(Breach::Impossible);
         }
-        if let Some(Phase::Granting { .. }) = self.phase {
-            self.has_installed(from, home, out);
-        }
         self.take(from, granted.content, keeps, home, out);
         self.serve(home, out);
         Ok(())
@@ -305,8 +302,16 @@ impl Page {
         self.serve(home, out);
     }
 
-    /// Time has passed. Returns who has been silent too long.
-    pub fn tick(&mut self, home: &mut Home, out: &mut Vec<Effect>) -> ReplicaSet {
+    /// Time has passed. Returns who has been silent too long, and about which transaction.
+    pub fn tick(&mut self, home: &mut Home, out: &mut Vec<Effect>) -> (ReplicaSet, GrantNo) {
+        let number = match self.phase {
+            Some(Phase::Granting { .. }) => self.record.number,
+            _ => self.transaction(),
+        };
+        (self.silent(home, out), number)
+    }
+
+    fn silent(&mut self, home: &mut Home, out: &mut Vec<Effect>) -> ReplicaSet {
         self.fail_late_waiter(home, out);
         if let Some(Phase::Holding { until_ms }) = self.phase {
             if until_ms <= home.now_ms {
@@ -329,8 +334,8 @@ impl Page {
         whom.and(home.speaks)
     }
 
-    /// The number of the transaction in hand, or of the next one.
-    pub fn transaction(&self) -> GrantNo {
+    /// The number of the transaction in hand, unless that is a grant, or of the next one.
+    fn transaction(&self) -> GrantNo {
         GrantNo(self.record.number.0 + 1)
     }
 

@@ -108,3 +108,64 @@ const OWNED: u64 = 2;
 const GRANTED: u64 = 3;
 const STALE: u64 = 4;
 const LOST: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: u64, holding: Holding) -> PageRecord {
+        PageRecord { number: GrantNo(number), holding }
+    }
+
+    fn shared(replicas: &[u8]) -> Holding {
+        let set = |set: ReplicaSet, replica: &u8| set.with(Replica(*replica));
+        Holding::Shared(replicas.iter().fold(ReplicaSet::NONE, set))
+    }
+
+    fn owned(owner: u8, left: Left) -> Holding {
+        Holding::Owned { owner: Replica(owner), left }
+    }
+
+    fn stored(record: PageRecord, mut words: [u64; 3]) -> [u64; 3] {
+        record.stores().for_each(|(at, word)| words[at] = word);
+        words
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let holdings = [
+            shared(&[]),
+            shared(&[0, 1, 63, 64, 127]),
+            owned(0, Left::Nothing),
+            owned(127, Left::Granted),
+            owned(3, Left::Stale),
+            Holding::Lost,
+        ];
+        for holding in holdings {
+            let record = record(0x1234_5678_9abc, holding);
+            assert_eq!(PageRecord::decode(stored(record, [7, 7, 7])), Some(record));
+        }
+        assert_eq!(PageRecord::decode([0; 3]), Some(PageRecord::NEVER));
+        assert_ne!(stored(PageRecord::NEVER, [0; 3]), [0; 3], "written, it is no hole");
+        assert_eq!(PageRecord::decode([0, 0, 99]), None);
+    }
+
+    /// Killed between two stores, a dipcd leaves the old record, or a copyset that is too large.
+    #[test]
+    fn a_half_stored_record_forgets_nobody() {
+        let turns = [
+            (owned(1, Left::Nothing), shared(&[1, 70]), owned(1, Left::Nothing)),
+            (shared(&[0, 1]), shared(&[0, 1, 70]), shared(&[0, 1, 70])),
+            (shared(&[0, 1, 2]), owned(2, Left::Granted), shared(&[0, 1, 2])),
+            (owned(70, Left::Granted), Holding::Lost, owned(70, Left::Granted)),
+        ];
+        for (before, after, half) in turns {
+            let mut words = stored(record(4, before), stored(record(3, shared(&[9])), [0; 3]));
+            let stores: Vec<_> = record(5, after).stores().collect();
+            for (at, word) in &stores[..stores.len() - 1] {
+                words[*at] = *word;
+            }
+            assert_eq!(PageRecord::decode(words), Some(record(4, half)), "to {after:?}");
+        }
+    }
+}

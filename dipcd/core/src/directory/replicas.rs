@@ -1,11 +1,13 @@
 //! Sets of replicas, one bit each.
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use dipc_wire::limits::REPLICAS_MAX;
 use dipc_wire::memory::Replica;
 
 /// Replicas of one segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ReplicaSet(u128);
 
 const _: () = assert!(REPLICAS_MAX as u32 == u128::BITS);
@@ -71,5 +73,29 @@ impl ReplicaSet {
     /// The set of these words.
     pub const fn from_words([low, high]: [u64; 2]) -> ReplicaSet {
         ReplicaSet(low as u128 | (high as u128) << 64)
+    }
+}
+
+impl fmt::Debug for ReplicaSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|replica| replica.0)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_every_replica() {
+        let all = (0..REPLICAS_MAX).fold(ReplicaSet::NONE, |set, n| set.with(Replica(n)));
+        assert_eq!(all.iter().count(), usize::from(REPLICAS_MAX));
+        assert!(all.iter().eq((0..REPLICAS_MAX).map(Replica)));
+        assert_eq!(ReplicaSet::from_words(all.words()), all);
+        let ends = ReplicaSet::of(Replica(0)).with(Replica(127));
+        assert_eq!(ReplicaSet::from_words(ends.words()), ends);
+        assert_eq!(format!("{ends:?}"), "{0, 127}");
+        assert!(all.minus(ends).and(ends).is_empty());
+        assert!(ends.without(Replica(127)).without(Replica(0)).is_empty());
     }
 }

@@ -79,3 +79,30 @@ impl CopyRecord {
         Some(CopyRecord { number: GrantNo(word >> 16), copy })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let copies = [
+            Copy::Nothing,
+            Copy::Shared,
+            Copy::Sole,
+            Copy::Owned,
+            Copy::Kept,
+            Copy::SharedAside,
+            Copy::OwnedAside,
+        ];
+        for copy in copies {
+            for number in [0, 0x1234_5678_9abc] {
+                let record = CopyRecord { number: GrantNo(number), copy };
+                assert_eq!(CopyRecord::decode(record.encode()), Some(record));
+                assert_ne!(record.encode(), 0, "written, it is no hole");
+            }
+        }
+        assert_eq!(CopyRecord::decode(0), Some(CopyRecord::NEVER));
+        assert_eq!(CopyRecord::decode(99), None);
+    }
+}

@@ -31,11 +31,7 @@ impl Files {
 
     /// Another node's: holes.
     pub fn empty(pages: usize) -> Files {
-        Files {
-            file: vec![None; pages],
-            writable: vec![false; pages],
-            aside: vec![None; pages],
-        }
+        Files { file: vec![None; pages], writable: vec![false; pages], aside: vec![None; pages] }
     }
 
     /// What a program reads here, if it can.

@@ -5,9 +5,10 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod files;
-mod shell;
+pub mod shell;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use dipc_core::directory::{self, Directory, PageRecord};
 use dipc_core::replica::{self, CopyRecord};
@@ -56,7 +57,7 @@ pub struct World {
     pub now_ms: u64,
     pub home: Home,
     /// Node 1 is the first of them.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<Arc<Node>>,
     /// The latest write of each page.
     pub latest: Vec<Version>,
     /// Pages whose latest write was lost with a node.
@@ -65,10 +66,14 @@ pub struct World {
     writes: Version,
     /// What went wrong in a step.
     wrong: Option<String>,
+    /// Nodes whose links home closes.
+    closing: Vec<usize>,
     /// The dipcd at work is killed after so many of its effects.
     cut: Option<usize>,
     /// How many effects the last event had.
     pub carried: usize,
+    /// Grants of pages that nobody waited for.
+    pub read_ahead: u32,
 }
 
 /// The home node.
@@ -191,14 +196,16 @@ impl World {
                 waits: BTreeMap::new(),
                 timer_ms: None,
             },
-            nodes: vec![node; terms.nodes - 1],
+            nodes: (1..terms.nodes).map(|_| Arc::new(node.clone())).collect(),
             latest: vec![0; pages],
             lost: vec![false; pages],
             losses: 0,
             writes: 0,
             wrong: None,
+            closing: Vec::new(),
             cut: None,
             carried: 0,
+            read_ahead: 0,
         };
         for n in 1..terms.nodes {
             world.happen(Move::Link(n));
@@ -223,11 +230,16 @@ impl World {
     }
 
     fn node_mut(&mut self, n: usize) -> &mut Node {
-        &mut self.nodes[n - 1]
+        Arc::make_mut(&mut self.nodes[n - 1])
     }
 
     pub fn files(&self, n: usize) -> &Files {
         if n == 0 { &self.home.files } else { &self.node(n).files }
+    }
+
+    /// What the program of a node waits for.
+    pub fn waits(&self, n: usize) -> &BTreeMap<PageNo, Access> {
+        if n == 0 { &self.home.waits } else { &self.node(n).waits }
     }
 
     /// Whether the dipcd of a node runs.
@@ -269,6 +281,25 @@ impl World {
         moves
     }
 
+    /// Everything that may fail, or end.
+    pub fn failures(&self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        moves.extend(self.runs(0).then_some(Move::Kill(0)));
+        for n in self.others() {
+            let node = self.node(n);
+            let fails = [
+                (node.link.is_some(), Move::Break(n)),
+                (self.runs(n), Move::Kill(n)),
+                (node.link.is_none() && !node.fenced, Move::EndLease(n)),
+                (node.fenced && !node.declared && self.runs(0), Move::Lose(n)),
+                (node.attached && self.runs(n), Move::Detach(n)),
+                (!node.attached && self.runs(n), Move::Attach(n)),
+            ];
+            moves.extend(fails.into_iter().filter(|(may, _)| *may).map(|(_, step)| step));
+        }
+        moves
+    }
+
     /// Clocks that are to be heard.
     pub fn ticks(&self) -> Vec<Move> {
         let is_due = |timer_ms: Option<u64>| timer_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
@@ -277,15 +308,20 @@ impl World {
         home.into_iter().chain(due.map(Move::Tick)).collect()
     }
 
+    /// When the next clock is to be heard.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let timers = self.others().filter_map(|n| self.node(n).timer_ms);
+        timers.chain(self.home.timer_ms).min()
+    }
+
     /// Everything that programs may do.
     pub fn programs(&self) -> Vec<Move> {
         let mut moves = Vec::new();
         for n in 0..self.terms.nodes {
-            let (files, waits) = match n {
-                0 => (&self.home.files, &self.home.waits),
-                n if !self.node(n).attached => continue,
-                n => (&self.node(n).files, &self.node(n).waits),
-            };
+            if n > 0 && !self.node(n).attached {
+                continue;
+            }
+            let (files, waits) = (self.files(n), self.waits(n));
             for page in self.pages() {
                 if files.is_writable(page) {
                     moves.push(Move::Write(n, page));
@@ -324,19 +360,14 @@ impl World {
 
     /// What is wrong with a state in which nothing is on its way.
     pub fn wrong_at_rest(&self) -> Option<String> {
-        let waits = |n: usize| {
-            let waits = if n == 0 { &self.home.waits } else { &self.node(n).waits };
-            !waits.is_empty()
-        };
-        if let Some(n) = (0..self.terms.nodes).find(|n| waits(*n)) {
+        if let Some(n) = (0..self.terms.nodes).find(|n| !self.waits(*n).is_empty()) {
             return Some(format!("AT REST, and a program of node {n} waits"));
         }
         let leaves = |n: &usize| !self.node(*n).attached && self.node(*n).number.is_some();
         if let Some(n) = self.others().find(leaves) {
             return Some(format!("AT REST, and node {n} has not left"));
         }
-        let busy = self.home.directory.as_ref().is_some_and(|directory| directory.busy() > 0);
-        busy.then(|| "AT REST, and home waits".into())
+        self.is_home_busy().then(|| "AT REST, and home waits".into())
     }
 }
 

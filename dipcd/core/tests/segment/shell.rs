@@ -3,17 +3,30 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dipc_core::copies::{CopyStep, Failure, Place, Records, Source};
 use dipc_core::directory::{self, Departure, Directory, Holding, LostPage, PageRecord};
 use dipc_core::replica::{self, Copy, CopyRecord};
-use dipc_wire::memory::{
-    Access, Content, GrantNo, Granted, PageNo, Replica, ToHome, ToReplica,
-};
+use dipc_wire::memory::{Access, Content, GrantNo, Granted, PageNo, Replica, ToHome, ToReplica};
 use dipc_wire::peer::Piece;
 
 use super::files::{Contents, Files, InWords, Table};
 use super::{Bug, Dipcd, Link, Mail, Move, World, node_id};
+
+/// Whose dipcd is at work when this happens.
+pub fn dies_of(step: Move) -> Option<usize> {
+    match step {
+        Move::ToHome(_) | Move::Old(_) | Move::Lose(_) => Some(0),
+        Move::Fault(n, ..)
+        | Move::ToNode(n)
+        | Move::Start(n)
+        | Move::EndLease(n)
+        | Move::Detach(n)
+        | Move::Tick(n) => Some(n),
+        Move::Write(..) | Move::Break(_) | Move::Kill(_) | Move::Link(_) | Move::Attach(_) => None,
+    }
+}
 
 impl World {
     /// Lets something happen.
@@ -79,12 +92,16 @@ impl World {
             }
         }
         if self.cut.take().is_some() {
-            match step {
-                Move::ToNode(n) | Move::Detach(n) | Move::Fault(n, ..) if n > 0 => {
-                    self.kill_node(n);
-                }
-                _ => self.kill_home(),
+            match dies_of(step) {
+                Some(0) | None => self.kill_home(),
+                Some(n) => self.kill_node(n),
             }
+            if let Move::EndLease(n) = step {
+                self.end_lease(n);
+            }
+        }
+        for n in std::mem::take(&mut self.closing) {
+            self.unlink(n);
         }
     }
 
@@ -140,15 +157,15 @@ impl World {
             (Bug::TakesOldCopies, ToHome::Report { pages, .. }) => {
                 pages.iter_mut().for_each(|report| self.trust(&mut report.granted, replica));
             }
-            (Bug::ForgetsFaults, ToHome::Fault { .. }) => {
-                if self.home.directory.as_ref().is_some_and(|home| home.busy() > 0) {
-                    return;
-                }
-            }
+            (Bug::ForgetsFaults, ToHome::Fault { .. }) if self.is_home_busy() => return,
             _ => {}
         }
         let event = directory::Event::Frame { from: replica, frame: mail.frame };
         self.tell_home(event, &mail.contents);
+    }
+
+    pub(super) fn is_home_busy(&self) -> bool {
+        self.home.directory.as_ref().is_some_and(|directory| directory.busy() > 0)
     }
 
     fn recorded(&self, page: PageNo) -> PageRecord {
@@ -182,11 +199,24 @@ impl World {
             (self.terms.bug, &mut mail.frame)
         {
             for granted in pages {
-                let newest: CopyRecord = self.node(n).records.get(granted.page);
-                granted.number = GrantNo(newest.number.0 + 1);
+                self.forget_grant(n, granted);
             }
         }
+        if let ToReplica::Grant { pages, access: Access::Read } = &mail.frame {
+            let unasked = pages.iter().filter(|one| !self.node(n).waits.contains_key(&one.page));
+            self.read_ahead += u32::try_from(unasked.count()).expect("few pages");
+        }
         self.tell_node(n, replica::Event::Frame(mail.frame), &mail.contents);
+    }
+
+    /// A planted bug: a grant is taken for a new one, of a page that was only read here.
+    fn forget_grant(&mut self, n: usize, granted: &mut Granted) {
+        let mut newest: CopyRecord = self.node(n).records.get(granted.page);
+        granted.number = GrantNo(newest.number.0 + 1);
+        if newest.copy == Copy::Owned {
+            newest.copy = Copy::Shared;
+            self.node_mut(n).records.set(granted.page, newest);
+        }
     }
 
     fn post_to_home(&mut self, n: usize, replica: Replica, frame: ToHome, contents: Contents) {
@@ -251,7 +281,7 @@ impl World {
                 if !matches!(reason, directory::Breach::Silent { .. }) {
                     self.fail(format!("home breaks the link of {node}: {reason:?}"));
                 }
-                self.node_mut(usize::from(node.number())).link = None;
+                self.closing.push(usize::from(node.number()));
             }
             directory::Effect::Continue => {}
         }
@@ -307,7 +337,7 @@ impl World {
         let (files, waits) = match n {
             0 => (&self.home.files, &mut self.home.waits),
             n => {
-                let node = &mut self.nodes[n - 1];
+                let node = Arc::make_mut(&mut self.nodes[n - 1]);
                 (&node.files, &mut node.waits)
             }
         };
@@ -457,13 +487,15 @@ impl World {
     /// The machine of a node begins, and its programs fault again.
     fn start_machine(&mut self, n: usize) {
         let mut undone = Vec::new();
-        let machine = replica::Replica::start(
-            self.terms.replica,
-            &self.node(n).records,
-            |effect| undone.push(effect),
-        );
+        let machine =
+            replica::Replica::start(self.terms.replica, &self.node(n).records, |effect| {
+                undone.push(effect)
+            });
         self.node_mut(n).dipcd = Dipcd::Runs(Some(machine));
         for effect in undone {
+            if self.is_cut() {
+                return;
+            }
             self.at_node(n, effect, &vec![], &mut vec![], &mut vec![]);
         }
         if self.node(n).fenced {
@@ -499,6 +531,9 @@ impl World {
         );
         self.home.directory = Some(directory);
         for effect in undone {
+            if self.is_cut() {
+                return;
+            }
             self.at_home(effect, &vec![], &mut vec![]);
         }
         let waits: Vec<_> = self.home.waits.keys().copied().collect();

@@ -1,0 +1,135 @@
+//! What a replica does when its link to home comes and goes, and its lease with it.
+#![forbid(unsafe_code)]
+
+use dipc_wire::memory::{Content, Granted, Holds, PageNo, PageReport, ToHome};
+use dipc_wire::peer::Piece;
+
+use super::step::Step;
+use super::{Copy, CopyRecord, Effect, Lease, Leaving, Link, Replica, WALK};
+use crate::copies::{CopyStep, Place, Records, Run, Source};
+
+impl Replica {
+    pub(super) fn hang_up(&mut self) {
+        self.link = Link::Down;
+        for waiting in self.waiting.values_mut() {
+            waiting.asked = None;
+        }
+    }
+
+    /// Says what home may not know, once the link is up and the lease runs.
+    pub(super) fn report<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
+        if self.link != Link::Mute || matches!(self.lease, Lease::Over(_)) {
+            return;
+        }
+        self.link = Link::Up;
+        let mut pages: Vec<_> =
+            self.unconfirmed.iter().chain(self.waiting.keys()).copied().collect();
+        pages.sort_unstable();
+        pages.dedup();
+        let mut frame = Vec::new();
+        let mut lies = Place::File;
+        for page in pages {
+            let (report, place) = self.report_page(page, step.records.get(page));
+            let Some(report) = report else { continue };
+            if frame.len() == self.config.frame_pages || (place != lies && !frame.is_empty()) {
+                let pages = std::mem::take(&mut frame);
+                step.send_content(ToHome::Report { pages, piece: Piece::More }, lies);
+            }
+            lies = place;
+            frame.push(report);
+        }
+        step.send_content(ToHome::Report { pages: frame, piece: Piece::Last }, lies);
+    }
+
+    fn report_page(&mut self, page: PageNo, record: CopyRecord) -> (Option<PageReport>, Place) {
+        let (holds, content, place) = match record.copy {
+            Copy::Kept => (Holds::Kept, Content::Raw, Place::Aside),
+            Copy::Sole => (Holds::Shared, Content::Raw, Place::File),
+            // Its programs wait for home's word, not for a page.
+            Copy::Owned | Copy::OwnedAside => return (None, Place::File),
+            Copy::Shared | Copy::SharedAside => (Holds::Shared, Content::None, Place::File),
+            Copy::Never | Copy::Nothing => (Holds::Nothing, Content::None, Place::File),
+        };
+        let fault = self.waiting.get_mut(&page).map(|waiting| {
+            waiting.asked = Some(waiting.wanted);
+            waiting.wanted
+        });
+        let granted = Granted { page, number: record.number, content };
+        (Some(PageReport { granted, holds, fault }), place)
+    }
+
+    /// Home says that everything here still counts.
+    pub(super) fn resumed<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
+        if self.lease == Lease::Doubted {
+            self.lease = Lease::Runs;
+        }
+        if self.leaving == Leaving::Said {
+            step.send(ToHome::Leave);
+        }
+        let unasked = self.waiting.iter().filter(|(_, waiting)| waiting.asked.is_none());
+        let unasked: Vec<_> = unasked.map(|(page, waiting)| (*page, waiting.wanted)).collect();
+        for (page, wanted) in unasked {
+            self.fault(page, wanted, step);
+        }
+        self.leave(step);
+    }
+
+    /// Writing ends everywhere at once, reading page by page.
+    pub(super) fn lease_ended<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
+        self.hang_up();
+        step.copy(CopyStep::Protect(Run { first: PageNo(0), count: self.config.pages }));
+        self.lease = Lease::Over(Some(PageNo(0)));
+        self.go_on(step);
+    }
+
+    /// Goes on with a walk over all pages.
+    pub(super) fn go_on<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
+        let Lease::Over(from) = self.lease else { return self.leave(step) };
+        if let Some(from) = from {
+            self.revoke(from, step);
+        }
+        if let Lease::Over(Some(_)) = self.lease {
+            step.effects.push(Effect::Continue);
+        }
+    }
+
+    /// Takes some pages away.
+    pub(super) fn revoke<R: Records<CopyRecord>>(
+        &mut self,
+        mut from: PageNo,
+        step: &mut Step<'_, R>,
+    ) {
+        for _ in 0..WALK {
+            let Some(page) = step.next(from, self.config.pages) else {
+                self.lease = Lease::Over(None);
+                return;
+            };
+            revoke(page, step.records.get(page), step.effects);
+            from = PageNo(page.0 + 1);
+        }
+        self.lease = Lease::Over(Some(from));
+    }
+}
+
+/// What taking access away at the end of a lease does to one page, in this order: also for the
+/// keeper, when dipcd is dead or stopped. Writing was taken from the whole file before. A copy that
+/// home has as well is dropped; one that it may not have goes aside. The file is punched whatever
+/// the record says: dipcd may have been killed while it filled it.
+pub fn revoke(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
+    let left = match record.copy {
+        Copy::Never => return,
+        Copy::Nothing | Copy::Shared | Copy::SharedAside => Copy::Nothing,
+        Copy::Sole | Copy::Kept => Copy::Kept,
+        Copy::Owned | Copy::OwnedAside => Copy::OwnedAside,
+    };
+    if matches!(record.copy, Copy::Sole | Copy::Owned) {
+        effects.push(Effect::Copy(CopyStep::Keep { page, from: Source::Node }));
+    }
+    if left != record.copy {
+        effects.push(Effect::Record { page, record: CopyRecord { copy: left, ..record } });
+    }
+    effects.push(Effect::Copy(CopyStep::Punch(Run::one(page))));
+    if record.copy == Copy::SharedAside {
+        effects.push(Effect::Copy(CopyStep::FreeAside(Run::one(page))));
+    }
+}
