@@ -62,25 +62,21 @@ const NODE: &[Column] = &[
     ("stand-ins", 10),
 ];
 
-fn queue_more() -> &'static [Column] {
-    &[("creator", 10), ("qbytes", 10), ("sent", 19), ("received", 19), ("changed", 19)]
-}
+const QUEUE_MORE: &[Column] =
+    &[("creator", 10), ("qbytes", 10), ("sent", 19), ("received", 19), ("changed", 19)];
 
-fn segment_more() -> &'static [Column] {
-    &[("creator", 10), ("attached", 19), ("detached", 19), ("changed", 19)]
-}
+const SEGMENT_MORE: &[Column] =
+    &[("creator", 10), ("attached-at", 19), ("detached-at", 19), ("changed", 19)];
 
-fn set_more() -> &'static [Column] {
-    &[("creator", 10), ("operated", 19), ("changed", 19)]
-}
+const SET_MORE: &[Column] = &[("creator", 10), ("operated", 19), ("changed", 19)];
 
 /// The tables of these kinds, in the order of ipcs.
 pub fn objects(cluster: &Cluster, kinds: &[Kind], detail: Detail) -> String {
     let mut text = String::new();
     for (kind, title, columns, more) in [
-        (Kind::Queue, "Message Queues", QUEUE, queue_more()),
-        (Kind::Segment, "Shared Memory Segments", SEGMENT, segment_more()),
-        (Kind::Set, "Semaphore Arrays", SET, set_more()),
+        (Kind::Queue, "Message Queues", QUEUE, QUEUE_MORE),
+        (Kind::Segment, "Shared Memory Segments", SEGMENT, SEGMENT_MORE),
+        (Kind::Set, "Semaphore Arrays", SET, SET_MORE),
     ] {
         if !kinds.contains(&kind) {
             continue;
