@@ -1,6 +1,6 @@
-//! `cargo xtask demo | test | cluster | processors | bench`: what people and `.ci/run` type. It builds and runs
-//! things and counts what ran; whatever knows clusters is the harness's (`tests/it`), started from
-//! here as a program of its own, so that this one builds in a second.
+//! `cargo xtask demo | test | cluster | processors | bench`: what people and `.ci/run` type. It
+//! builds and runs things and counts what ran; whatever knows clusters is the harness's
+//! (`tests/it`), started from here as a program of its own, so that this one builds in a second.
 #![forbid(unsafe_code)]
 
 mod processors;

@@ -1,7 +1,8 @@
-//! Other processors: what nodes say to each other and what is decided must not depend on word length
-//! or byte order, so the tests of dipc-wire and dipc-core are run under qemu-user where Rust's
-//! standard library for the processor, a C compiler and qemu are installed (`.ci/run --processors`
-//! installs them). Not the models, which would take hours and look at nothing of the kind.
+//! Other processors: what nodes say to each other and what is decided must not depend on word
+//! length or byte order, so the tests of dipc-wire and dipc-core are run under qemu-user where
+//! Rust's standard library for the processor, a C compiler and qemu are installed (`.ci/run
+//! --processors` installs them). Not the models, which would take hours and look at nothing of the
+//! kind.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
