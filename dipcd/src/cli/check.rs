@@ -147,9 +147,8 @@ mod tests {
         let (good, text) = run(base);
         assert!(good && text.ends_with("ok\n") && text.contains("note: no cluster_key"), "{text}");
 
-        let (good, text) = run(&format!("{base}send = pipelined:40\nhome = 3\n"));
+        let (good, text) = run(&format!("{base}send = pipelined:40\n"));
         assert!(!good && text.contains("send: not available in this version\n"), "{text}");
-        assert!(text.contains("home: not available in this version\n"), "{text}");
 
         let (good, text) = run("this_machine = 127.0.0.1\nport = x\nlease = y\n");
         assert!(!good && text.lines().count() == 3 && !text.contains("ok\n"), "{text}");
