@@ -5,7 +5,6 @@
 mod admission;
 mod bad_input;
 mod differential_queues;
-mod differential_segments;
 mod differential_sets;
 mod exactly_once;
 mod examples;
