@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::link::{self, Switch};
 use crate::machine::{Limits, Machine, Network};
-use crate::node::Node;
+use crate::node::{Node, Start, User};
 use crate::programs;
 use crate::proxy::{Proxy, Toll, Weather};
 
@@ -31,6 +31,8 @@ pub struct Builder {
     entries: Vec<(String, String)>,
     options: Vec<String>,
     options_of: Vec<(usize, String)>,
+    wrapper: Option<PathBuf>,
+    user: Option<User>,
     allowed: Vec<String>,
     limits: Vec<(usize, Limits)>,
     network: Network,
@@ -56,6 +58,21 @@ impl Builder {
     #[must_use]
     pub fn option_of(mut self, number: usize, option: &str) -> Builder {
         self.options_of.push((number, option.to_owned()));
+        self
+    }
+
+    /// A program that starts every dipcd: it is given dipcd's command line as its own arguments,
+    /// and becomes it.
+    #[must_use]
+    pub fn wrapper(mut self, program: PathBuf) -> Builder {
+        self.wrapper = Some(program);
+        self
+    }
+
+    /// Whose every dipcd is, instead of ours.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Builder {
+        self.user = Some(user);
         self
     }
 
@@ -135,8 +152,9 @@ impl Builder {
                 Between::Switch(switch) => switch.connect(&machine, number),
                 Between::Proxy(proxy) => proxy.connect(&machine, number),
             }
-            let (library, options) = (library.clone(), self.options_of(number));
-            let node = Node::new(number, addresses[index], home, library, machine, options);
+            let (wrapper, user) = (self.wrapper.clone(), self.user);
+            let start = Start { options: self.options_of(number), wrapper, user };
+            let node = Node::new(number, addresses[index], home, library.clone(), machine, start);
             fs::write(node.config(), self.config(&node, &addresses))
                 .expect("the directory is ours");
             node
@@ -210,6 +228,8 @@ impl Cluster {
             entries: Vec::new(),
             options: Vec::new(),
             options_of: Vec::new(),
+            wrapper: None,
+            user: None,
             allowed: Vec::new(),
             limits: Vec::new(),
             network: Network::Shared,

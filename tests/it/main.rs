@@ -20,6 +20,7 @@ mod memory_examples;
 mod orders;
 mod placing;
 mod refusals;
+mod sandbox;
 mod semaphores;
 mod tidy;
 mod tools;

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +22,17 @@ use crate::programs;
 
 /// Names the node's directory in the environment of each of its processes.
 const MARK: &str = "DIPC_TEST_NODE";
+
+/// How a node's dipcd is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    /// Its options.
+    pub options: Vec<String>,
+    /// What it is started by.
+    pub wrapper: Option<PathBuf>,
+    /// Whose it is, if not ours.
+    pub user: Option<User>,
+}
 
 /// A user of every machine that tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +59,7 @@ pub struct Node {
     directory: PathBuf,
     library: PathBuf,
     machine: Machine,
-    options: Vec<String>,
+    start: Start,
     dipcd: Mutex<Option<Child>>,
 }
 
@@ -59,12 +71,20 @@ impl Node {
         directory: PathBuf,
         library: PathBuf,
         machine: Machine,
-        options: Vec<String>,
+        start: Start,
     ) -> Node {
         for part in ["state", "lib"] {
             fs::create_dir_all(directory.join(part)).expect("a new directory");
         }
-        Node { number, address, directory, library, machine, options, dipcd: Mutex::new(None) }
+        if let Some(User { uid, gid, .. }) = start.user {
+            // Where cargo puts programs, others may not enter.
+            fs::copy(programs::dipcd(), directory.join("dipcd")).expect("a new directory");
+            for part in ["", "state", "lib"] {
+                std::os::unix::fs::chown(directory.join(part), Some(uid), Some(gid))
+                    .expect("root may");
+            }
+        }
+        Node { number, address, directory, library, machine, start, dipcd: Mutex::new(None) }
     }
 
     /// The machine it runs on.
@@ -123,7 +143,17 @@ impl Node {
     }
 
     fn dipcd_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs::dipcd());
+        let program = match self.start.user {
+            Some(_) => self.directory.join("dipcd"),
+            None => programs::dipcd(),
+        };
+        let mut command = Command::new(self.start.wrapper.as_ref().unwrap_or(&program));
+        if self.start.wrapper.is_some() {
+            command.arg(&program);
+        }
+        if let Some(User { uid, gid, .. }) = self.start.user {
+            command.uid(uid).gid(gid);
+        }
         command.args(arguments).arg("--config").arg(self.config());
         // A Ctrl-C at the terminal is for us, not for the node.
         command.env(MARK, &self.directory).process_group(0);
@@ -145,7 +175,9 @@ impl Node {
         let socket = UnixDatagram::bind(&notify).expect("the directory is ours");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.expect("the directory is ours");
-        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let everybody = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(&notify, everybody).expect("the directory is ours");
+        let options: Vec<&str> = self.start.options.iter().map(String::as_str).collect();
         let mut command = self.dipcd_command(&options);
         command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a descriptor is left")).stderr(log);
