@@ -129,15 +129,12 @@ fn one_port_has_one_server_whatever_its_address() {
 fn help_and_version() {
     for mut program in [dipc(), dipcrm()] {
         let help = output(program.arg("--help"));
-        assert!(help.status.success() && help.stdout.starts_with(b"Usage: dipc"));
+        let begins = help.stdout[..11].to_ascii_lowercase();
+        assert!(help.status.success() && begins == b"usage: dipc");
     }
     for mut program in [dipc(), dipcrm()] {
         assert!(output(program.arg("--version")).stdout.starts_with(b"dipc"));
     }
-    assert_eq!(
-        refusal(dipcrm().args(["-q", "5"])),
-        "dipcrm: -q: this dipcrm removes mailbox servers only; use ipcrm under libdipc"
-    );
 }
 
 #[test]
