@@ -54,8 +54,10 @@ pub fn serve(daemon: &Arc<Daemon>, peer: &Peer, call: &ClientCall, fd: Option<Ow
     })
 }
 
-/// As whom a program counts. The uid and the pids of one in a container are numbers of another world:
-/// it is refused, or acts as the one account that `container_identity` names, through stand-ins even
+/// As whom a program counts. The uid and the pids of one in a container are numbers of another
+/// world:
+/// it is refused, or acts as the one account that `container_identity` names, through stand-ins
+/// even
 /// where it shares our System V objects. It is nobody's root.
 fn identified(daemon: &Daemon, peer: &Peer) -> Result<(Option<Peer>, Namespaces), SysvError> {
     let world = peer.namespaces();

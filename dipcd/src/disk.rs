@@ -58,7 +58,8 @@ impl LibDir {
         self.write("node", node.to_string().as_bytes())
     }
 
-    /// This node's own key, made at its first start in `node.key`. What others may know of it stands
+    /// This node's own key, made at its first start in `node.key`. What others may know of it
+    /// stands
     /// beside it in `node.pub`, for their dipc.allow.
     pub fn node_key(&self) -> io::Result<NodeKey> {
         let file = self.path.join("node.key");

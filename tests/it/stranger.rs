@@ -1,4 +1,5 @@
-//! A stranger on the network, or a node gone bad: what a test says to a dipcd byte by byte, with the
+//! A stranger on the network, or a node gone bad: what a test says to a dipcd byte by byte, with
+//! the
 //! cluster's key or without it.
 #![forbid(unsafe_code)]
 

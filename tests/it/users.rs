@@ -1,4 +1,5 @@
-//! Real users: what one may not do to another's objects, from any node and by any road; who somebody
+//! Real users: what one may not do to another's objects, from any node and by any road; who
+//! somebody
 //! is elsewhere; and how much of a dipcd one of them may take.
 #![forbid(unsafe_code)]
 

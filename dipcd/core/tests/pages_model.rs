@@ -1,7 +1,8 @@
 //! Every interleaving of small segments: a home and one or two other nodes, one page or two, a few
 //! faults and writes, and failures. In every state a page has one writer or many readers, and every
 //! copy that a program can read is the latest write; at rest nobody waits. A dipcd that is killed
-//! is killed between any two things it does. The number of states moves only when the protocol does.
+//! is killed between any two things it does. The number of states moves only when the protocol
+//! does.
 //! With a bug planted each of this goes wrong.
 #![forbid(unsafe_code)]
 

@@ -201,7 +201,8 @@ impl Tables {
         }
     }
 
-    /// `IPC_SET` or `IPC_RMID`. To an administrator the kernel allows them on anybody's object; this
+    /// `IPC_SET` or `IPC_RMID`. To an administrator the kernel allows them on anybody's object;
+    /// this
     /// process has no such right and acts as the object's creator instead, who may do the same.
     fn administer(
         &self,

@@ -1,4 +1,5 @@
-//! Programs that lie or tamper: they are refused or ended, and nobody else notices.
+//! Programs that lie or tamper: they are
+//! refused or ended, and nobody else notices.
 #![forbid(unsafe_code)]
 
 use rustix::fs::{Mode, OFlags};

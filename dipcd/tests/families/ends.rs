@@ -1,4 +1,5 @@
-//! Ends that nobody reports, and mappings that are cut, moved, and given up while a thread waits.
+//! Ends that nobody reports, and mappings that
+//! are cut, moved, and given up while a thread waits.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::Access;

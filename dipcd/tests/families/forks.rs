@@ -1,4 +1,5 @@
-//! Children: they have what their parents have, from the first instant, and are told apart.
+//! Children: they have what their parents
+//! have, from the first instant, and are told apart.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::Access;

@@ -1,4 +1,5 @@
-//! The mprotect trap: pages are closed and opened by a thread of the program.
+//! The mprotect trap: pages are closed
+//! and opened by a thread of the program.
 #![forbid(unsafe_code)]
 
 use dipc_wire::client::{Mm, Trap};

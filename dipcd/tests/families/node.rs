@@ -1,4 +1,5 @@
-//! A node whose segment has one file: faults are answered here, with a pattern or as a test wants.
+//! A node whose segment has one file: faults are
+//! answered here, with a pattern or as a test wants.
 #![forbid(unsafe_code)]
 
 use parking_lot::{Condvar, Mutex, MutexGuard};

@@ -1,4 +1,5 @@
-//! The other side of program.c: starts it, tells it what to do, and ends it.
+//! The other side of program.c: starts
+//! it, tells it what to do, and ends it.
 #![forbid(unsafe_code)]
 
 use rustix::net::{

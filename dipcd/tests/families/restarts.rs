@@ -1,4 +1,5 @@
-//! dipcd ends at any moment and another goes on with what the keeper held.
+//! dipcd ends at any moment and
+//! another goes on with what the keeper held.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::Access;

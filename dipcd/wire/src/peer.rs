@@ -393,7 +393,8 @@ pub enum PeerFrame {
         /// Who is to make it.
         home: NodeId,
     },
-    /// Node to home: make the object that this leave of yours is for. Answered by `Placed`, once the
+    /// Node to home: make the object that this leave of yours is for. Answered by `Placed`, once
+    /// the
     /// referee has spoken; asked again after a break, and it may be.
     Place {
         /// Comes back.
@@ -418,7 +419,8 @@ pub enum PeerFrame {
         /// What became of it.
         outcome: Placement,
     },
-    /// Node to home: nobody waits any more for an object that it was to make; if the referee has not
+    /// Node to home: nobody waits any more for an object that it was to make; if the referee has
+    /// not
     /// confirmed it, it goes.
     Unplace {
         /// Which.

@@ -1,4 +1,5 @@
-//! What the pages of one segment have in common: who is there, who is heard, what time it is.
+//! What the pages of one segment have in
+//! common: who is there, who is heard, what time it is.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};

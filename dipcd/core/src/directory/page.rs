@@ -1,4 +1,5 @@
-//! One page at its home: the transaction in hand, and who waits behind it.
+//! One page at its home: the
+//! transaction in hand, and who waits behind it.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! Sets of replicas, one bit each.
+//! Sets of
+//! replicas, one bit each.
 #![forbid(unsafe_code)]
 
 use std::fmt;

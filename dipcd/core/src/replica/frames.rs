@@ -1,4 +1,5 @@
-//! What a replica does with each frame from its home.
+//! What a replica does with
+//! each frame from its home.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::{Access, Content, GrantNo, Granted, PageNo, Refusal, ToHome, ToReplica};

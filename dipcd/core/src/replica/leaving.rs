@@ -1,4 +1,5 @@
-//! How a replica leaves when nobody uses it any more: first what it owns goes home, as many pages at
+//! How a replica leaves when nobody uses it any more: first what it owns goes home, as many pages
+//! at
 //! a time as fit into a frame, then what it reads is dropped, then it says so.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! What a replica does when its link to home comes and goes, and its lease with it.
+//! What a replica does when its link to
+//! home comes and goes, and its lease with it.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::{Content, Granted, Holds, PageNo, PageReport, ToHome};

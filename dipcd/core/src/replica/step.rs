@@ -1,4 +1,5 @@
-//! One step of a replica: what it looks at, and the words for what it says.
+//! One step of a replica: what it
+//! looks at, and the words for what it says.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::{GrantNo, PageNo, ToHome};

@@ -91,6 +91,11 @@ impl World {
                 self.tell_node(n, replica::Event::Tick, &vec![]);
             }
         }
+        self.finish(step);
+    }
+
+    /// What follows of it by itself: a dipcd that was to die has died, and links are closed.
+    fn finish(&mut self, step: Move) {
         if self.cut.take().is_some() {
             match dies_of(step) {
                 Some(0) | None => self.kill_home(),

@@ -1,4 +1,5 @@
-//! One value of every variant that shared memory has in the conversations.
+//! One value of every variant that
+//! shared memory has in the conversations.
 #![forbid(unsafe_code)]
 
 use dipc_wire::client::{Answer, AttachmentNo, Call, Mm, Trap, Traps};
