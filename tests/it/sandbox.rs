@@ -1,4 +1,5 @@
-//! What dipcd, its keeper and its stand-ins may do: six capabilities; nothing but their user's where
+//! What dipcd, its keeper and its stand-ins may do: six capabilities; nothing but their user's
+//! where
 //! they run without root; and everything still works under the restrictions of the systemd unit,
 //! which are taken on here without systemd.
 #![forbid(unsafe_code)]
