@@ -276,7 +276,7 @@ fn change_perm(perm: &mut libc::ipc_perm, change: &Change) {
     perm.uid = change.uid;
     perm.gid = change.gid;
     // The kernel takes the nine permission bits and nothing above them.
-    perm.mode = (change.mode & 0o777) as u16;
+    perm.mode = (change.mode & 0o777) as _; // of another width elsewhere
 }
 
 /// semop(2).
