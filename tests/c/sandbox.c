@@ -1,6 +1,6 @@
 /*
- * Becomes another program under the restrictions of conf/dipcd.service, as far as a process can take
- * them on by itself: sandbox PROGRAM ... --config FILE ...
+ * Becomes another program under the restrictions of conf/dipcd.service, as far as a process can
+ * take them on by itself: sandbox PROGRAM ... --config FILE ...
  *
  * Everything is read-only but the directory of FILE; few capabilities; few system calls, and none
  * that makes namespaces, writable code, or sockets of other families. Which calls and capabilities
