@@ -241,7 +241,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "it asks up to a bound that has changed"]
     fn this_node_links_again_when_it_has_asked_too_much() {
         let links = Links::new(unbounded().0);
         let bounds = Config { claim_timeout_ms: None, node_timeout_ms: 5_000 };
@@ -257,6 +256,8 @@ mod tests {
         let Hello { address, incarnation, .. } = hello(own);
         let linked = Event::Linked { link: first, node: own, address, incarnation };
         state.referee.step(0, linked);
+        // Nothing leaves a referee, the end of a link neither, before its reign is on disk.
+        state.referee.step(0, Event::Recorded { serial: Serial(9) });
         let mut breaks = Vec::new();
         for number in 0..=u32::try_from(PARKED_MAX).unwrap() {
             let (req, id) = (Req(u64::from(number)), ObjectId::from_number(number));
@@ -273,8 +274,6 @@ mod tests {
         let asked = |effect: &Effect| {
             *effect == Effect::Send { link: second, frame: PeerFrame::ReportPlease }
         };
-        let recorded = state.referee.step(0, Event::Recorded { serial: Serial(9) });
-        let all: Vec<_> = effects.into_iter().chain(recorded).collect();
-        assert!(all.iter().any(admitted) && all.iter().any(asked), "{all:?}");
+        assert!(effects.iter().any(admitted) && effects.iter().any(asked), "{effects:?}");
     }
 }
