@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod becoming;
+mod files;
 mod memory;
 mod signals;
 

@@ -9,6 +9,7 @@ use std::mem::transmute;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+pub mod files;
 pub mod memory;
 pub mod signals;
 
@@ -31,11 +32,17 @@ impl Real {
 
     #[cold]
     fn look_up(&self) -> *mut c_void {
-        // SAFETY: the name is a C string; the next definition after this library's is asked for.
-        let address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        let address = self.find();
         if address.is_null() {
             std::process::abort(); // a C library without its own function
         }
+        address
+    }
+
+    /// Null if this C library has no such function.
+    fn find(&self) -> *mut c_void {
+        // SAFETY: the name is a C string; the next definition after this library's is asked for.
+        let address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
         self.address.store(address, Ordering::Relaxed);
         address
     }
@@ -114,6 +121,9 @@ pub fn look_up_all() {
     ];
     for real in all {
         real.get();
+    }
+    for real in files::ALL {
+        real.find();
     }
 }
 

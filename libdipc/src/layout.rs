@@ -35,6 +35,24 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(*field.expect("the structs end behind their fields"))
 }
 
+fn long(bytes: &[u8], at: usize) -> u64 {
+    let field = bytes[at..].first_chunk();
+    u64::from_ne_bytes(*field.expect("the structs end behind their fields"))
+}
+
+fn perm(bytes: &[u8]) -> Perm {
+    let [key, uid, gid, cuid, cgid, mode] = [0, OWNER, GROUP, 12, 16, MODE];
+    Perm {
+        key: word(bytes, key) as i32,
+        uid: word(bytes, uid),
+        gid: word(bytes, gid),
+        cuid: word(bytes, cuid),
+        cgid: word(bytes, cgid),
+        mode: word(bytes, mode),
+        seq: word(bytes, 24) & 0xffff,
+    }
+}
+
 fn put_perm(out: &mut [u8], perm: &Perm) {
     let words = [perm.key as u32, perm.uid, perm.gid, perm.cuid, perm.cgid, perm.mode];
     for (index, word) in words.into_iter().enumerate() {
@@ -81,10 +99,23 @@ pub fn segment(stat: &SegmentStat) -> [u8; SEGMENT_BYTES] {
     out
 }
 
+/// The opposite of [`queue`].
+pub fn queue_stat(bytes: &[u8; QUEUE_BYTES]) -> QueueStat {
+    let [stime, rtime, ctime] = [48, 56, 64].map(|at| long(bytes, at) as i64);
+    let [cbytes, qnum, qbytes] = [72, 80, QUEUE_BYTES_ALLOWED].map(|at| long(bytes, at));
+    let [lspid, lrpid] = queue_pids(bytes);
+    QueueStat { perm: perm(bytes), stime, rtime, ctime, cbytes, qnum, qbytes, lspid, lrpid }
+}
+
+/// The opposite of [`set`].
+pub fn set_stat(bytes: &[u8; SET_BYTES]) -> SetStat {
+    let [otime, ctime] = [48, 64].map(|at| long(bytes, at) as i64);
+    SetStat { perm: perm(bytes), otime, ctime, nsems: long(bytes, 80) }
+}
+
 /// A segment's size.
 pub fn segment_size(bytes: &[u8; SEGMENT_BYTES]) -> usize {
-    let field = bytes[SEGMENT_SIZE..].first_chunk();
-    usize::from_ne_bytes(*field.expect("the struct ends behind it"))
+    long(bytes, SEGMENT_SIZE) as usize
 }
 
 /// Replaces an object's key.
@@ -106,9 +137,7 @@ pub fn queue_pids(bytes: &[u8; QUEUE_BYTES]) -> [i32; 2] {
 
 /// What `IPC_SET` takes from a queue's.
 pub fn queue_change(bytes: &[u8; QUEUE_BYTES]) -> Change {
-    let allowed = bytes[QUEUE_BYTES_ALLOWED..].first_chunk();
-    let qbytes = u64::from_ne_bytes(*allowed.expect("the struct ends behind it"));
-    Change { qbytes, ..set_change(bytes) }
+    Change { qbytes: long(bytes, QUEUE_BYTES_ALLOWED), ..set_change(bytes) }
 }
 
 /// What `IPC_SET` takes from a set's or a segment's.
@@ -147,6 +176,17 @@ mod tests {
         assert_eq!(offset_of!(libc::shmid_ds, shm_cpid), SEGMENT_PIDS);
         assert_eq!(offset_of!(libc::shmid_ds, shm_lpid), SEGMENT_PIDS + 4);
         assert_eq!(offset_of!(libc::shmid_ds, shm_nattch), SEGMENT_ATTACHED);
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let perm = Perm { key: -1, uid: 2, gid: 3, cuid: 4, cgid: 5, mode: 0o640, seq: 7 };
+        let (stime, rtime, ctime, cbytes, qnum, qbytes) = (10, 11, 12, 13, 14, 15);
+        let (lspid, lrpid) = (8, 9);
+        let stat = QueueStat { perm, stime, rtime, ctime, cbytes, qnum, qbytes, lspid, lrpid };
+        assert_eq!(queue_stat(&queue(&stat)), stat);
+        let stat = SetStat { perm, otime: 10, ctime, nsems: 3 };
+        assert_eq!(set_stat(&set(&stat)), stat);
     }
 
     #[test]

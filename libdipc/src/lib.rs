@@ -38,6 +38,7 @@ mod slots;
 mod socket;
 mod start;
 mod sys;
+mod tables;
 mod thread;
 mod time;
 mod trap;

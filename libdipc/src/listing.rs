@@ -90,8 +90,7 @@ fn highest<const FIELDS: usize>(
         return kernels;
     }
     let refreshed = attempt(|entry| {
-        refresh(entry, kind)?;
-        let objects = with_objects(entry, kind, <[_]>::to_vec)?;
+        let objects = anew(entry, kind)?;
         for (id, known) in &objects {
             let Known::There(home) = known else { continue };
             match used(entry, (*id, *home)) {
@@ -114,6 +113,12 @@ fn add(buffer: usize, (field, more): (usize, u64)) -> Result<(), SysvError> {
     read_program(address, &mut bytes)?;
     let sum = c_int::from_ne_bytes(bytes).wrapping_add(more as c_int);
     Ok(write_program(address, &sum.to_ne_bytes())?)
+}
+
+/// The distributed objects of one kind as they are now, and where.
+pub fn anew(entry: &Entry, kind: Kind) -> Result<Vec<(ObjectId, Known)>, SysvError> {
+    refresh(entry, kind)?;
+    with_objects(entry, kind, <[_]>::to_vec)
 }
 
 /// Looks at the last listing of this thread, or at a new one.

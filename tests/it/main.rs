@@ -22,6 +22,7 @@ mod placing;
 mod refusals;
 mod sandbox;
 mod semaphores;
+mod tables;
 mod tidy;
 mod tools;
 mod transports;
