@@ -35,6 +35,7 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::SemaphoresAre { req, .. }
         | PeerFrame::RemovedFor { req, .. }
         | PeerFrame::AttachmentsAre { req, .. }
+        | PeerFrame::DetachNoted { req }
         | PeerFrame::Succession { req, .. } => Addressee::Asker(req),
         PeerFrame::ReportPlease
         | PeerFrame::Void
@@ -47,6 +48,7 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Census { .. }
         | PeerFrame::Attach { .. }
         | PeerFrame::Detached { .. }
+        | PeerFrame::Detach { .. }
         | PeerFrame::Control { .. }
         | PeerFrame::Count { .. }
         | PeerFrame::ToHome { .. }

@@ -242,7 +242,13 @@ impl Service<'_> {
         let config = daemon.config();
         let segment_bytes_max = config.user_limits.segment_bytes;
         let maker = Maker { account: &account, pid, segment_bytes_max, transfer: config.transfer };
-        let made = daemon.home.create(want, &maker, claim, id);
+        let mut made = daemon.home.create(want, &maker, claim, id);
+        if want.kind == Kind::Segment && matches!(made, Err(SysvError::ENOSPC | SysvError::ENOMEM))
+        {
+            // Some may wait for a last detach that nobody has told us of.
+            memory::control::delete_all_unused(daemon);
+            made = daemon.home.create(want, &maker, claim, id);
+        }
         let (kernel, verdict) = made.inspect_err(|_| {
             daemon.tell_referee(PeerFrame::Abandon { claim });
         })?;

@@ -90,7 +90,7 @@ pub fn attachments(daemon: &Daemon, after: Option<ObjectId>) -> Vec<AttachedRow>
     let mut ids: Vec<_> = daemon.memory.all().iter().map(|segment| segment.id).collect();
     ids.retain(|id| after.is_none_or(|after| *id > after));
     ids.sort_unstable();
-    let row = |id| AttachedRow { id, attachments: memory::control::count_here(daemon, id) };
+    let row = |id| AttachedRow { id, attachments: memory::count::count_here(daemon, id) };
     let rows = ids.into_iter().map(row).filter(|row| row.attachments > 0);
     rows.take(SURVEY_ATTACHED_MAX).collect()
 }

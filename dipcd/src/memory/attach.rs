@@ -4,11 +4,10 @@
 //! ```text
 //! Attach: who may it? (home) ─ the replica, new or known ─▶ file, number of the attachment
 //! Mapped: the file is where the program says ─▶ what the replica holds may be used there
-//! Unmapped, Moved, the end of an address space ─▶ home hears Detached; who has nothing left leaves
+//! Unmapped, Moved, the end of an address space ─▶ home hears of it ([`super::ends`])
 //! ```
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +21,7 @@ use dipc_wire::memory::Replica;
 use dipc_wire::peer::{Attachment, Caller, Located, PeerFrame};
 use dipc_wire::sysv::{SHM_RDONLY, SysvError};
 
+use super::ends;
 use super::families::Mappings;
 use super::geometry::Geometry;
 use super::node::{Attaching, Memory};
@@ -73,10 +73,15 @@ pub fn attach(
 ) -> Result<(Answer, Option<OwnedFd>), SysvError> {
     let memory = &daemon.memory;
     if !memory.families().is_of(mm, program.pid) {
+        // Its program begins anew, as after a dipcd that was stopped for good.
         tracing::warn!(op = "attach", pid = program.pid, "the address space is not its own");
-        return Err(SysvError::EINVAL);
+        return Err(SysvError::EPERM);
     }
     let home = home_of(daemon, id, deadline)?;
+    if home == daemon.links.me() {
+        // One whose last detach is not known yet is gone already.
+        super::control::delete_if_unused(daemon, id);
+    }
     let attaching = memory.begin_attach(id);
     await_the_leaving(daemon, id, deadline)?;
     let caller = program.caller;
@@ -315,23 +320,8 @@ pub fn changed(
         return Err(SysvError::EINVAL);
     }
     let lost = memory.families().changed(mm);
-    detached(daemon, client, &lost);
+    ends::detached(daemon, client, &lost);
     Ok(Answer::Done)
-}
-
-/// These files have lost an attachment: their homes hear of it, and who has none left leaves.
-pub(super) fn detached(daemon: &Arc<Daemon>, client: ClientId, lost: &[Arc<Mappings>]) {
-    let memory = &daemon.memory;
-    let names = lost.iter().map(|mappings| mappings.file().name());
-    let segments: BTreeMap<ObjectId, NodeId> = names.map(|name| (name.id, name.home)).collect();
-    for (id, home) in segments {
-        if home == daemon.links.me() {
-            super::control::detached_at_home(daemon, id, client);
-        } else {
-            daemon.links.post(home, PeerFrame::Detached { id, client });
-        }
-        memory.settle(id);
-    }
 }
 
 /// Home has forgotten a replica whose programs live: it begins anew, empty, under the number that

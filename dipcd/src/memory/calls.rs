@@ -5,6 +5,7 @@
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dipc_wire::client::{Answer, Call, Mm, Trap, Traps};
 use dipc_wire::ids::NodeId;
@@ -13,8 +14,8 @@ use dipc_wire::peer::{Caller, PeerFrame};
 use dipc_wire::sysv::SysvError;
 
 use super::attach::{self, Program};
-use super::control;
 use super::families::{Families, Process};
+use super::{control, count, ends};
 use crate::clock::Deadline;
 use crate::config::Trap as TrapEntry;
 use crate::daemon::Daemon;
@@ -23,6 +24,8 @@ use crate::sys::credentials::{Peer, group_by_name};
 
 /// What a process with rights makes userfaultfds by.
 const DEVICE: &str = "/dev/userfaultfd";
+/// How many questions of other nodes are served beside their workers at a time.
+const BESIDE_MAX: usize = 64;
 
 type Reply = (Answer, Option<OwnedFd>);
 
@@ -131,18 +134,49 @@ pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
             daemon.links.post(from, PeerFrame::Attached { req, outcome });
         }
         PeerFrame::Detached { id, client } if client.node == from => {
-            control::detached_at_home(daemon, id, client);
+            ends::ended_elsewhere(daemon, id, client);
+        }
+        PeerFrame::Detach { req, id, client } if client.node == from => {
+            beside(daemon, move |daemon| {
+                ends::detached_at_home(daemon, id, client);
+                daemon.links.post(from, PeerFrame::DetachNoted { req });
+            });
         }
         PeerFrame::Control { req, caller, id, control } if caller.client.node == from => {
-            let account = home_work::account(daemon, from, &caller);
-            let outcome =
-                account.and_then(|account| control::at_home(daemon, &account, id, control));
-            daemon.links.post(from, PeerFrame::Controlled { req, outcome });
+            beside(daemon, move |daemon| {
+                let account = home_work::account(daemon, from, &caller);
+                let outcome =
+                    account.and_then(|account| control::at_home(daemon, &account, id, control));
+                daemon.links.post(from, PeerFrame::Controlled { req, outcome });
+            });
         }
         PeerFrame::Count { req, id } => {
-            let attachments = control::count_here(daemon, id);
+            let attachments = count::count_here(daemon, id);
             daemon.links.post(from, PeerFrame::Counted { req, attachments });
         }
         _ => tracing::warn!(op = "frame", peer = %from, "about another node's client; dropped"),
+    }
+}
+
+/// Serves a question beside the worker of its link, if other nodes may have to count for it: two
+/// workers that waited for each other's counts would wait in vain. Whoever asks waits for the
+/// answer, so nothing of his overtakes it.
+fn beside(daemon: &Arc<Daemon>, work: impl FnOnce(&Arc<Daemon>) + Send + 'static) {
+    let under_way = &daemon.memory.beside;
+    if under_way.load(Ordering::Relaxed) >= BESIDE_MAX {
+        return work(daemon);
+    }
+    under_way.fetch_add(1, Ordering::Relaxed);
+    let (give, take) = crossbeam_channel::bounded::<Box<dyn FnOnce() + Send>>(1);
+    let daemon = daemon.clone();
+    let job: Box<dyn FnOnce() + Send> = Box::new(move || {
+        work(&daemon);
+        daemon.memory.beside.fetch_sub(1, Ordering::Relaxed);
+    });
+    let thread = std::thread::Builder::new().name("question".into());
+    match thread.spawn(move || take.into_iter().for_each(|job| job())) {
+        // It takes one and ends.
+        Ok(_) => drop(give.send(job)),
+        Err(_) => job(),
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dipc_core::{directory, replica};
-use dipc_wire::ids::{ClientId, NodeId, ObjectId};
+use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::keeper::{Account, SegmentFile};
 use dipc_wire::memory::{Replica, ToReplica};
 use dipc_wire::peer::{Caller, PeerFrame};
 use dipc_wire::sysv::{SegmentControl, SegmentStat, SysvError};
 
 use super::attach::home_of;
-use super::node::{Memory, mappings_of};
+use super::count::count_all;
+use super::node::Memory;
 use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
 use crate::accounts::own_account;
@@ -25,8 +26,6 @@ use crate::links::Unanswered;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Between two looks at whether they have.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long a node may take to count.
-const COUNT_WAIT: Duration = Duration::from_secs(10);
 
 /// `Call::Control`.
 pub fn control(
@@ -62,7 +61,10 @@ pub fn at_home(
     let mut controlled = homes.control(id, control, account)?;
     match control {
         SegmentControl::Stat | SegmentControl::StatAny => {
-            controlled.stat.nattch = count_all(daemon, id)?;
+            let nattch = count_all(daemon, id)?;
+            // Whoever counts notes who has ended.
+            controlled = homes.control(id, control, account)?;
+            controlled.stat.nattch = nattch;
         }
         SegmentControl::Remove => {
             if let Err(error) = daemon.home.unname(id) {
@@ -75,47 +77,6 @@ pub fn at_home(
         SegmentControl::Set(_) | SegmentControl::Lock | SegmentControl::Unlock => {}
     }
     Ok(controlled.stat)
-}
-
-/// At home: a program of some node has detached.
-pub fn detached_at_home(daemon: &Arc<Daemon>, id: ObjectId, client: ClientId) {
-    daemon.home.segments.detach(id, i32::try_from(client.pid).unwrap_or(0));
-    delete_if_unused(daemon, id);
-}
-
-/// Attachments on this node. One that is under way counts when there is no other.
-pub fn count_here(daemon: &Daemon, id: ObjectId) -> u64 {
-    let memory = &daemon.memory;
-    let Some(segment) = memory.find(id) else { return u64::from(memory.attaches(id)) };
-    let count = |mappings: &Arc<super::families::Mappings>| {
-        memory.families().count(mappings).unwrap_or_else(|error| {
-            tracing::error!(op = "count", %id, %error);
-            // As many as we were told of.
-            mappings.attachments().len() as u64
-        })
-    };
-    let files: u64 = mappings_of(&segment).values().map(count).sum();
-    if files == 0 { u64::from(memory.attaches(id)) } else { files }
-}
-
-/// Attachments in the cluster; those of a lost node count no more.
-fn count_all(daemon: &Arc<Daemon>, id: ObjectId) -> Result<u64, SysvError> {
-    let me = daemon.links.me();
-    let holders = daemon.home.segments.replicas(id);
-    let mut nodes: Vec<NodeId> = holders.values().map(|holder| holder.node).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    let mut count = count_here(daemon, id);
-    for node in nodes.into_iter().filter(|node| *node != me) {
-        let deadline = Deadline::after(Some(COUNT_WAIT));
-        match daemon.links.ask(node, deadline, |req| PeerFrame::Count { req, id }) {
-            Ok(PeerFrame::Counted { attachments, .. }) => count += attachments,
-            Ok(_) => return Err(SysvError::EIO),
-            Err(Unanswered::Lost) => {}
-            Err(Unanswered::TimedOut) => return Err(SysvError::ETIMEDOUT),
-        }
-    }
-    Ok(count)
 }
 
 /// Deletes a segment that is marked for it and that nobody has attached.
@@ -142,6 +103,13 @@ pub fn delete_if_unused(daemon: &Arc<Daemon>, id: ObjectId) {
     }
     tracing::info!(op = "delete", %id, "its last detach");
     daemon.tell_referee(PeerFrame::Removed { id });
+}
+
+/// Deletes all that are marked for it and that nobody has attached: there may be room again.
+pub fn delete_all_unused(daemon: &Arc<Daemon>) {
+    for id in daemon.home.segments.ids() {
+        delete_if_unused(daemon, id);
+    }
 }
 
 /// What a segment of this home has here and on other nodes, ended: whoever still has it attached

@@ -6,14 +6,13 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 
-use dipc_wire::ids::{ClientId, ObjectId};
+use dipc_wire::ids::ObjectId;
 use dipc_wire::keeper::{Held, SegmentFile};
 use dipc_wire::memory::Replica;
 
-use super::families::Ended;
 use super::pager::shared::Note;
 use super::records::CopyRecords;
-use super::{attach, control};
+use super::{attach, control, ends};
 use crate::daemon::Daemon;
 
 /// Does errands until the daemon ends.
@@ -40,7 +39,11 @@ fn do_one(daemon: &Arc<Daemon>, note: Note) {
         Note::Gone { id, .. } => control::delete_if_unused(daemon, id),
         Note::Void { id, replica } => attach::again(daemon, id, replica),
         Note::Left { id, replica } => forget_replica(daemon, id, replica),
-        Note::Ended { ended } => self::ended(daemon, &ended),
+        Note::Ended => ends::note_ends(daemon),
+        Note::Unused { id } => {
+            control::delete_if_unused(daemon, id);
+            daemon.memory.settle(id);
+        }
         Note::Orphan { fault } => daemon.memory.families().refuse(&fault),
     }
 }
@@ -71,18 +74,6 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
         let _ = fs::remove_dir_all(dir);
     }
     removed
-}
-
-/// An address space is no more: its attachments have ended.
-fn ended(daemon: &Arc<Daemon>, ended: &Ended) {
-    let memory = &daemon.memory;
-    let pid = ended.process.as_ref().map_or(0, |process| process.pid);
-    let mm = ended.mm;
-    let cancelled: Vec<_> =
-        memory.pending.lock().extract_if(|_, pending| pending.is_of(mm)).collect();
-    drop(cancelled);
-    let client = ClientId { node: daemon.links.me(), pid, started: 0 };
-    attach::detached(daemon, client, &ended.mappings);
 }
 
 /// The same file under the number of another replica.

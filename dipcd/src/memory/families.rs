@@ -9,7 +9,7 @@
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +84,7 @@ pub trait Faults: Send + Sync {
     /// its relatives waiting.
     fn fault(&self, fault: Fault);
 
-    /// An address space has ended. Called by the housekeeper.
+    /// An address space has ended. Called by the housekeeper, or by whoever looks for ends.
     fn ended(&self, ended: Ended);
 }
 
@@ -117,6 +117,9 @@ struct Registry {
     /// Without a bound of its own: there is at most one for each address space and each notice of
     /// a living one.
     errands: Sender<Errand>,
+    /// Who has ended, until that is said; and the right to say it.
+    ends: Mutex<VecDeque<Ended>>,
+    saying: Mutex<()>,
     stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -143,6 +146,16 @@ impl Registry {
     fn tell(&self, errand: Errand) {
         // Nobody listens when everything ends.
         let _ = self.errands.send(errand);
+    }
+
+    /// Says who has ended. When it returns all are said who were buried before it was called.
+    fn say_ends(&self) {
+        let _one_at_a_time = self.saying.lock();
+        loop {
+            let next = self.ends.lock().pop_front();
+            let Some(ended) = next else { return };
+            self.faults.ended(ended);
+        }
     }
 
     fn family_of(&self, mm: Mm) -> Option<Arc<Family>> {
@@ -219,6 +232,8 @@ impl Families {
             families: Mutex::default(),
             files: Mutex::default(),
             errands,
+            ends: Mutex::default(),
+            saying: Mutex::default(),
             stopped: AtomicBool::new(false),
             threads: Mutex::default(),
         });
@@ -390,6 +405,13 @@ impl Families {
                     .map_err(|family::Gone| gone()),
             }
         })
+    }
+
+    /// Looks whether everybody is still there who maps a file. Whoever is not is said to have
+    /// ended when this returns. Not under a lock.
+    pub fn look_for_ends(&self, mappings: &Arc<Mappings>) {
+        mappings.families().iter().for_each(housekeeper::look_at_all);
+        self.registry.say_ends();
     }
 
     /// How many attachments of a file there are, as the kernel would count its own. It looks

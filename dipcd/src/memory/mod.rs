@@ -5,6 +5,8 @@
 pub mod attach;
 pub mod calls;
 pub mod control;
+pub mod count;
+pub mod ends;
 pub mod errands;
 pub mod families;
 pub mod files;

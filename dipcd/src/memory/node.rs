@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -63,6 +63,11 @@ pub struct Memory {
     /// For the thread of errands, until it takes it.
     pub(super) notes: Mutex<Option<Receiver<Note>>>,
     note: Sender<Note>,
+    /// Whose end is not noted yet, and the right to note it.
+    pub(super) ends: Mutex<Vec<Ended>>,
+    pub(super) noting: Mutex<()>,
+    /// Questions of other nodes that are served beside their worker.
+    pub(super) beside: AtomicUsize,
 }
 
 impl Memory {
@@ -88,6 +93,9 @@ impl Memory {
             answered: Condvar::new(),
             notes: Mutex::new(Some(notes)),
             note,
+            ends: Mutex::default(),
+            noting: Mutex::default(),
+            beside: AtomicUsize::new(0),
         }))
     }
 
@@ -101,6 +109,12 @@ impl Memory {
     /// Who maps what.
     pub fn families(&self) -> &Families {
         self.families.get().expect("opened before the first call is served")
+    }
+
+    /// Something to be done by the thread of errands.
+    pub(super) fn note(&self, note: Note) {
+        // It lives as long as we do.
+        let _ = self.note.send(note);
     }
 
     /// A segment that is in use on this node.
@@ -381,14 +395,14 @@ impl Faults for Memory {
             // Nobody will ever have it.
             None => {
                 drop(locked);
-                let _ = self.note.send(Note::Orphan { fault });
+                self.note(Note::Orphan { fault });
             }
         }
     }
 
     fn ended(&self, ended: Ended) {
-        // The thread of errands lives as long as we do.
-        let _ = self.note.send(Note::Ended { ended });
+        self.ends.lock().push(ended);
+        self.note(Note::Ended);
     }
 }
 

@@ -172,12 +172,12 @@ impl Segments {
         self.admitted.lock().get(&id).copied().unwrap_or(0)
     }
 
-    /// An attachment has ended.
-    pub fn detach(&self, id: ObjectId, pid: i32) {
+    /// An attachment has ended, of this process if that is known.
+    pub fn detach(&self, id: ObjectId, pid: Option<i32>) {
         // One that is deleted has nobody who could look at its times.
         let _ = self.change(id, |segment| {
             segment.stat.dtime = now();
-            segment.stat.lpid = pid;
+            segment.stat.lpid = pid.unwrap_or(segment.stat.lpid);
             Ok(())
         });
     }
@@ -339,7 +339,7 @@ fn check_bounds(
     bytes: u64,
     bounds: &Bounds,
 ) -> Result<(), SysvError> {
-    if bytes == 0 || bytes > bounds.bytes_max || bytes > SEGMENT_BYTES_MAX {
+    if bytes == 0 || bytes > bounds.bytes_max {
         return Err(SysvError::EINVAL);
     }
     let pages = |bytes: u64| bytes.div_ceil(page_size() as u64);
@@ -349,7 +349,8 @@ fn check_bounds(
     }
     let of_user = table.values().filter(|segment| segment.stat.perm.cuid == uid);
     let of_user: u64 = of_user.map(|segment| segment.stat.bytes).sum();
-    if of_user.saturating_add(bytes) > bounds.user_bytes_max || bytes > bounds.free_bytes {
+    let memory_max = bounds.free_bytes.min(SEGMENT_BYTES_MAX);
+    if of_user.saturating_add(bytes) > bounds.user_bytes_max || bytes > memory_max {
         return Err(SysvError::ENOMEM);
     }
     // The kernel makes the file before it looks for a free number.

@@ -230,8 +230,8 @@ pub enum PeerFrame {
         /// The attachment, or EACCES, EIDRM, EINVAL, ENOMEM (no replica number is left).
         outcome: Result<Attachment, SysvError>,
     },
-    /// Node to home: a program has detached, by itself or by its end. Sets `shm_dtime`,
-    /// `shm_lpid`. Not answered.
+    /// Node to home: a program has detached by its end. Sets `shm_dtime`, `shm_lpid`. Not answered:
+    /// it comes before any `Counted` that knows of it.
     Detached {
         /// Which segment.
         id: ObjectId,
@@ -456,6 +456,22 @@ pub enum PeerFrame {
         req: Req,
         /// At most [`crate::limits::SURVEY_ATTACHED_MAX`].
         rows: Vec<AttachedRow>,
+    },
+
+    /// Node to home: a program has detached by itself, and goes on when home has noted it. Sets
+    /// `shm_dtime`, `shm_lpid`. Answered by `DetachNoted`.
+    Detach {
+        /// Comes back.
+        req: Req,
+        /// Which segment.
+        id: ObjectId,
+        /// Who.
+        client: ClientId,
+    },
+    /// Answers `Detach`: whoever asks home now is told so.
+    DetachNoted {
+        /// From the question.
+        req: Req,
     },
 }
 

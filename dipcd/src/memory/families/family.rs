@@ -215,7 +215,8 @@ impl Family {
         let (mm, process, mappings) = (space.mm, space.process.take(), space.files());
         space.ranges.clear();
         self.leave_unmapped(state, &mappings);
-        self.registry.tell(Errand::Ended(Ended { mm, process, mappings }));
+        self.registry.ends.lock().push_back(Ended { mm, process, mappings });
+        self.registry.tell(Errand::SayEnds);
     }
 
     /// Has nothing more to do with files that nobody in the family maps any more.

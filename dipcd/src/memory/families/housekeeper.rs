@@ -9,9 +9,9 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::memory::families::Registry;
 use crate::memory::families::family::Family;
 use crate::memory::families::space::{Process, find_anywhere};
-use crate::memory::families::{Ended, Registry};
 
 /// How often everybody is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -19,8 +19,11 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Something to be done.
 #[derive(Debug)]
 pub(super) enum Errand {
-    /// Say that an address space is no more.
-    Ended(Ended),
+    /// Say who has ended.
+    SayEnds,
+    /// Look for the process of a child that was forked just now: when it has ended, nobody can say
+    /// any more which it was.
+    Find(Weak<Family>),
     /// Write a line in the log.
     Notice(String),
     /// End.
@@ -41,7 +44,12 @@ fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
         let errand = errands.recv_deadline(next_round);
         let Some(registry) = registry.upgrade() else { return };
         match errand {
-            Ok(Errand::Ended(ended)) => registry.faults.ended(ended),
+            Ok(Errand::SayEnds) => registry.say_ends(),
+            Ok(Errand::Find(family)) => {
+                if let Some(family) = family.upgrade() {
+                    find_processes(&family);
+                }
+            }
             Ok(Errand::Notice(text)) => tracing::warn!(op = "memory", "{text}"),
             Err(RecvTimeoutError::Timeout) => {
                 make_round(&registry);
@@ -54,13 +62,18 @@ fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
 
 fn make_round(registry: &Registry) {
     for family in registry.all_families() {
-        family.with(|state| {
-            for at in 0..state.spaces.len() {
-                family.look_alive(state, at);
-            }
-        });
+        look_at_all(&family);
         find_processes(&family);
     }
+}
+
+/// Looks whether everybody of a family is still there.
+pub(super) fn look_at_all(family: &Arc<Family>) {
+    family.with(|state| {
+        for at in 0..state.spaces.len() {
+            family.look_alive(state, at);
+        }
+    });
 }
 
 /// Looks for the processes of forked children, without the family's lock.

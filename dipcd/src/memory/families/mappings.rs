@@ -233,6 +233,30 @@ impl Mappings {
         }
     }
 
+    /// Maps pages that were just filled wherever the file is, for reading, and wakes who waits
+    /// there: that saves them a fault each.
+    pub fn show(self: &Arc<Self>, span: Span) {
+        self.each(span, &|means, pages, _| match means {
+            Means::Userfaultfd(_, uffd) => uffd.show(pages, Protected::Yes),
+            Means::Helper(_) | Means::Gone(_) => Ok(()),
+        });
+    }
+
+    /// The same for writing.
+    pub fn show_open(self: &Arc<Self>, span: Span) {
+        self.heal(span, Protected::No);
+        for piece in span.pieces(CHUNK_BYTES) {
+            let is_protectable = self.is_protectable(piece);
+            self.each(piece, &|means, pages, _| match means {
+                Means::Helper(_) | Means::Gone(_) => Ok(()),
+                Means::Userfaultfd(_, uffd) => match uffd.show(pages, Protected::No) {
+                    Err(Trouble::NotThere) if !is_protectable => open_one_by_one(uffd, pages),
+                    done => done,
+                },
+            });
+        }
+    }
+
     /// Whoever waits there tries again.
     pub fn wake(self: &Arc<Self>, span: Span) {
         self.each(span, &|means, pages, _| means.wake(pages));

@@ -1,6 +1,9 @@
 //! After a restart: who is served by which trap, and what maps what, found again from the keeper's
 //! descriptors, the sentinel pages and /proc/PID/maps.
 //!
+//! What a predecessor left undone is done between finding them and serving them: a page that is
+//! punched must first be closed to everybody who has it open.
+//!
 //! Faults that a dead predecessor read are not reported again; waking a whole range makes them. A
 //! process that maps one of our files open to access, and that no trap serves, could read zeros in
 //! silence: it is ended.
@@ -22,8 +25,13 @@ use crate::memory::process_maps::{self, Maps, Permission};
 
 impl Families {
     /// Goes on with what a predecessor held. Every file that may be mapped has its mappings, and
-    /// what is watched there is said already ([`super::Mappings::watch`]).
-    pub fn take_over(&self, traps: Vec<(Held, Arc<OwnedFd>)>) -> io::Result<()> {
+    /// what is watched there is said already ([`super::Mappings::watch`]). `before_serving` is
+    /// called when everybody is known who maps one, and before any fault is heard of.
+    pub fn take_over(
+        &self,
+        traps: Vec<(Held, Arc<OwnedFd>)>,
+        before_serving: impl FnOnce(),
+    ) -> io::Result<()> {
         for (held, fd) in traps {
             let Held::Trap { mm, trap, sentinel } = held else { continue };
             let means = Means::adopt(trap, fd, self.registry.patience);
@@ -34,6 +42,7 @@ impl Families {
         for pid in process_maps::processes()? {
             self.registry.settle_in(pid);
         }
+        before_serving();
         for family in self.registry.all_families() {
             family.wake_all();
             family.start()?;

@@ -17,7 +17,7 @@ use super::node_file::NodeFile;
 use super::segment::Segment;
 use super::staging::Staging;
 use super::timers::Timers;
-use crate::memory::families::{Ended, Fault};
+use crate::memory::families::Fault;
 use crate::memory::futexes::Futexes;
 use crate::memory::leases::Leases;
 
@@ -82,10 +82,12 @@ pub enum Note {
         /// Which.
         replica: Replica,
     },
-    /// An address space is no more.
-    Ended {
-        /// Which, and what it had attached.
-        ended: Ended,
+    /// An address space is no more: [`crate::memory::ends::note_ends`].
+    Ended,
+    /// An attachment has ended; perhaps it was the last.
+    Unused {
+        /// Of which segment.
+        id: ObjectId,
     },
     /// A program touches a page of a segment that is nobody's any more.
     Orphan {

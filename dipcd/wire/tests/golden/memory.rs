@@ -134,3 +134,8 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     frames.extend(to_replica().into_iter().map(frame));
     frames
 }
+
+pub fn detaching() -> [PeerFrame; 2] {
+    let question = PeerFrame::Detach { req: REQ, id: id(), client: client() };
+    [question, PeerFrame::DetachNoted { req: REQ }]
+}

@@ -322,6 +322,7 @@ pub fn peer_frames() -> Vec<PeerFrame> {
     frames.push(PeerFrame::Unnamed { id: id() });
     frames.extend(placing());
     frames.extend(survey::attachments());
+    frames.extend(memory::detaching());
     frames
 }
 

@@ -106,6 +106,7 @@ impl Family {
         {
             return self.kill(state, at, &format!("its faults cannot be waited for: {error}"));
         }
+        self.registry.tell(Errand::Find(Arc::downgrade(self)));
         for _ in 0..LOOKS_A_BIRTH {
             state.next_look = (state.next_look + 1) % state.spaces.len();
             self.look_alive(state, state.next_look);
