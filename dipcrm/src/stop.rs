@@ -21,6 +21,7 @@ use dipc_server::failure::Failure;
 use dipc_server::layout::ServerRecord;
 use dipc_server::place::{self, Found};
 use dipc_server::process::{Process, machine};
+use dipc_server::sys::Reach;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -35,8 +36,19 @@ const KILL_MAX: Duration = Duration::from_secs(10);
 const SETTLE_MAX: Duration = Duration::from_secs(4);
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 
-/// Stops and removes. An error says that something else than that is the case now.
+/// Stops and removes. Where this machine has nothing under the port's key, the servers are looked
+/// for that share it under libdipc.
 pub fn stop(target: Target) -> Result<(), Failure> {
+    match stop_one(target) {
+        Err(Failure::Nothing { .. }) if target.reach == Reach::Here => {
+            stop_one(Target { reach: Reach::Shared, ..target })
+        }
+        stopped => stopped,
+    }
+}
+
+/// An error says that something else is the case now.
+fn stop_one(target: Target) -> Result<(), Failure> {
     let Target { port, reach, .. } = target;
     let mut did = Did::Nothing;
     let until = Instant::now() + GRACE + KILL_MAX + SETTLE_MAX;

@@ -35,7 +35,7 @@ fn serve(node: &Node) -> Running {
 #[track_caller]
 fn remove(node: &Node) {
     let bind = node.address.ip().to_string();
-    let arguments = ["--shared", "--bind", &bind, &PORT.to_string()];
+    let arguments = ["--bind", &bind, &PORT.to_string()];
     node.run(programs::tool("dipcrm"), &arguments).expect_success();
 }
 
