@@ -240,9 +240,12 @@ impl Node {
         self.start();
     }
 
-    /// Stops dipcd where it is (SIGSTOP).
+    /// Stops dipcd where it is (SIGSTOP), and waits until all its threads stand.
+    #[track_caller]
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let pid = self.dipcd_pid();
+        process::wait_until("dipcd stands still", || process::stands_still(pid).then_some(()));
     }
 
     /// The same, and waits until it has: with success, or refusing what it read.

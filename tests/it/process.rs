@@ -258,6 +258,15 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Whether every thread of a process is stopped: the state in /proc/PID/task/TID/stat.
+pub fn stands_still(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.into_iter().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 /// The processes that carry `mark` in their command line or environment, without this one.
 pub fn marked(mark: &Path) -> Vec<Pid> {
     let mark = mark.as_os_str().as_encoded_bytes();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use dipc_wire::keeper::SegmentFile;
 
 use crate::sys::buffer::LockedBuffer;
+use crate::sys::populate::populate;
 
 /// What the names of our memfds begin with, as /proc/PID/maps shows them.
 pub const NAME_PREFIX: &str = "dipc-";
@@ -136,12 +137,9 @@ impl ReplicaFile {
         write_whole(self.content.as_fd(), offset, from)
     }
 
-    /// Fills pages with zeros from a buffer of zeros.
-    pub fn write_zeros(&self, span: Span, zeros: &LockedBuffer) -> io::Result<()> {
-        for piece in span.pieces(zeros.len() as u64) {
-            self.write(piece.offset, &zeros[..piece.bytes as usize])?;
-        }
-        Ok(())
+    /// Makes pages of zeros where there are holes; what is there, or comes meanwhile, stays.
+    pub fn make_pages(&self, span: Span) -> io::Result<()> {
+        populate(self.content.as_fd(), span.offset, span.bytes)
     }
 
     /// Makes a hole: whoever maps it has nothing there any more.
@@ -352,6 +350,20 @@ mod tests {
         assert_eq!(file.present(file.span()).unwrap(), [], "and is one still");
         file.drop_aside(file.span()).unwrap();
         assert_eq!(file.present_aside(file.span()).unwrap(), []);
+    }
+
+    #[test]
+    fn pages_are_made_of_holes_alone() {
+        let file = file(8);
+        let mut buffer = LockedBuffer::new(PAGE as usize).unwrap();
+        buffer.fill(7);
+        file.write(2 * PAGE, &buffer).unwrap();
+        file.make_pages(pages(1, 4)).unwrap();
+        assert_eq!(file.present(file.span()).unwrap(), [pages(1, 4)]);
+        let mut found = vec![1; 3 * PAGE as usize];
+        file.read(PAGE, &mut found).unwrap();
+        assert!(is_zero(&found[..PAGE as usize]) && is_zero(&found[2 * PAGE as usize..]));
+        assert_eq!(found[PAGE as usize], 7, "what was there stays");
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Geometry {
         (offset < self.file_bytes).then_some(PageNo(page))
     }
 
+    /// How many pages, but for parts, fit into one buffer.
+    pub fn buffer_pages(&self) -> u32 {
+        u32::try_from(PART_BYTES as u64 / self.unit_bytes).unwrap_or(u32::MAX).max(1)
+    }
+
     /// Whether a page travels in parts.
     pub fn in_parts(&self) -> bool {
         self.unit_bytes > PART_BYTES as u64

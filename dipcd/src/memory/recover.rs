@@ -39,20 +39,25 @@ pub fn recover(daemon: &Daemon, found: &Found) -> io::Result<()> {
         }
     }
     // Home's own file comes first: its number is 0.
+    let mut files = Vec::new();
     for (name, content) in contents {
         let adopted = asides.remove(&name).map(|aside| ReplicaFile::adopt(name, content, aside));
-        let opened = match adopted {
-            Some(Ok(file)) => open(daemon, file),
-            Some(Err(error)) => Err(error),
-            None => Err(io::Error::other("the file beside it is missing")),
-        };
-        if let Err(error) = opened {
-            tracing::error!(op = "recover", id = %name.id, replica = name.replica.0, %error);
-            memory.drop_file(name);
+        let adopted =
+            adopted.unwrap_or_else(|| Err(io::Error::other("the file beside it is missing")));
+        match adopted.and_then(|file| watched(daemon, file)) {
+            Ok(file) => files.push(file),
+            Err(error) => forget(daemon, name, &error),
         }
     }
     asides.keys().for_each(|name| memory.drop_file(*name));
-    memory.families().take_over(traps)?;
+    memory.families().take_over(traps, || {
+        for file in files {
+            let name = file.file.name();
+            if let Err(error) = open(daemon, file) {
+                forget(daemon, name, &error);
+            }
+        }
+    })?;
     // Some may have ended meanwhile, and whoever ended them has said so or not.
     let homes = memory.all().into_iter().map(|segment| segment.home);
     let homes: std::collections::BTreeSet<_> = homes.filter(|home| *home != me).collect();
@@ -61,19 +66,32 @@ pub fn recover(daemon: &Daemon, found: &Found) -> io::Result<()> {
     Ok(())
 }
 
-fn open(daemon: &Daemon, file: ReplicaFile) -> io::Result<()> {
-    let (memory, name) = (&daemon.memory, file.name());
-    let me = daemon.links.me();
-    let dir = memory.homes.dir_of(name.id);
+fn forget(daemon: &Daemon, name: SegmentFile, error: &io::Error) {
+    tracing::error!(op = "recover", id = %name.id, replica = name.replica.0, %error);
+    daemon.memory.drop_file(name);
+}
+
+/// A file, and what is watched in it wherever it is mapped.
+fn watched(daemon: &Daemon, file: ReplicaFile) -> io::Result<NodeFile> {
+    let (memory, name, file) = (&daemon.memory, file.name(), Arc::new(file));
     let geometry = match memory.homes.geometry(name.id) {
-        Some(geometry) if name.home == me => geometry,
-        _ if name.home == me => return Err(io::Error::other("its segment is gone")),
-        _ => read_geometry(&dir)?,
+        Some(geometry) if name.home == daemon.links.me() => geometry,
+        _ if name.home == daemon.links.me() => return Err(io::Error::other("its segment is gone")),
+        _ => read_geometry(&memory.homes.dir_of(name.id))?,
     };
-    let (bounds, file) = (Bounds::of(&daemon.config()), Arc::new(file));
     let mappings = memory.families().mappings(file.clone());
-    let file = NodeFile::new(file, mappings, geometry);
-    let segment = memory.elsewhere(name.id, name.home, geometry);
+    if name.replica != Replica::HOME {
+        mappings.watch_all();
+    } else if !memory.homes.replicas(name.id).is_empty() {
+        mappings.watch();
+    }
+    Ok(NodeFile::new(file, mappings, geometry))
+}
+
+/// Starts the machine of a file, which does what may have been left undone.
+fn open(daemon: &Daemon, file: NodeFile) -> io::Result<()> {
+    let (memory, name, bounds) = (&daemon.memory, file.file.name(), Bounds::of(&daemon.config()));
+    let segment = memory.elsewhere(name.id, name.home, file.geometry());
     if name.replica == Replica::HOME {
         return memory.open_home(&segment, file, &bounds);
     }

@@ -234,6 +234,34 @@ impl Userfaultfd {
         self.ioctl(raw::_UFFDIO_CONTINUE, &mut map)
     }
 
+    /// Maps pages of the file that were just filled, over whatever marks there are, and wakes who
+    /// waits for them: that saves each of them another fault. What cannot be mapped is left to
+    /// that fault. Stores to pages that are mapped already wait as before.
+    pub fn show(&self, pages: Pages, protected: Protected) -> Result<()> {
+        let range = raw::uffdio_range { start: pages.address, len: pages.bytes };
+        let mode = match protected {
+            Protected::Yes => raw::UFFDIO_CONTINUE_MODE_WP,
+            Protected::No => 0,
+        };
+        let mut show = raw::uffdio_continue { range, mode, mapped: 0 };
+        loop {
+            match self.ioctl(raw::_UFFDIO_CONTINUE, &mut show) {
+                Ok(()) => return Ok(()),
+                // Cut short: by a page that is mapped already, say.
+                Err(Trouble::Pending) if show.mapped > 0 => {
+                    show.range = behind(show.range, show.mapped);
+                    show.mapped = 0;
+                }
+                Err(trouble @ (Trouble::Gone | Trouble::Pending)) => return Err(trouble),
+                Err(_) => break,
+            }
+        }
+        match protected {
+            Protected::Yes => self.wake(pages),
+            Protected::No => self.unprotect(pages),
+        }
+    }
+
     /// Whether the address space is still there, by asking what cannot be done.
     pub fn probe(&self, sentinel: Pages) -> Result<()> {
         match self.protect(sentinel) {
@@ -314,6 +342,12 @@ fn request<T>(number: u64) -> libc::Ioctl {
     let both_ways = 3;
     let request = both_ways << 30 | (size_of::<T>() as u64) << 16;
     (request | u64::from(raw::UFFDIO) << 8 | number) as libc::Ioctl
+}
+
+/// What is left of a range when so much of it is done.
+fn behind(range: raw::uffdio_range, done: i64) -> raw::uffdio_range {
+    let done = u64::try_from(done).unwrap_or(0).min(range.len);
+    raw::uffdio_range { start: range.start + done, len: range.len - done }
 }
 
 fn last_errno() -> Errno {

@@ -9,5 +9,6 @@ pub mod faults;
 pub mod futex;
 pub mod ipc;
 pub mod packets;
+pub mod populate;
 pub mod process;
 pub mod words;

@@ -159,7 +159,7 @@ impl Node {
         let file = Arc::new(ReplicaFile::adopt(name, content, aside).unwrap());
         let node = Node::with(store, file);
         node.mappings.watch();
-        node.families.take_over(node.store.all()).unwrap();
+        node.families.take_over(node.store.all(), || ()).unwrap();
         node
     }
 

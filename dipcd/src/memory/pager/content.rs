@@ -93,6 +93,11 @@ impl<'a> Contents<'a> {
         &self.in_parts
     }
 
+    /// Whether a page came raw.
+    pub fn has(&self, page: PageNo) -> bool {
+        self.pages.binary_search_by_key(&page, |(page, _)| *page).is_ok()
+    }
+
     /// The bytes of a page that came raw, `bytes` long.
     pub fn page(&self, page: PageNo, bytes: usize) -> Option<&'a [u8]> {
         let at = self.pages.binary_search_by_key(&page, |(page, _)| *page).ok()?;

@@ -58,10 +58,10 @@ impl HomeSide {
 
     /// Gives a page to home's programs for writing. One that nobody ever touched comes with those
     /// behind it that nobody touched either.
-    pub(super) fn open(&mut self, page: PageNo, buffers: &Buffers) -> io::Result<()> {
+    pub(super) fn open(&mut self, page: PageNo) -> io::Result<()> {
         if self.records.get(page) != PageRecord::NEVER {
             // It may have been granted to others as zeros before anybody touched it here.
-            self.file.fill_holes(Run::one(page), buffers)?;
+            self.file.fill_holes(Run::one(page))?;
             self.file.open(Run::one(page));
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl HomeSide {
         let untouched = |page: &u32| self.records.get(PageNo(*page)) == PageRecord::NEVER;
         let count = (page.0..end).take_while(untouched).count() as u32;
         let run = Run { first: page, count: count.max(1) };
-        self.file.fill_holes(run, buffers)?;
+        self.file.fill_holes(run)?;
         self.file.open(run);
         Ok(())
     }
@@ -82,7 +82,7 @@ impl HomeSide {
         let record = self.records.get(page);
         if record.is_in_home_file() && matches!(record.holding, Holding::Shared(_)) {
             self.file.carry_out(&CopyStep::Protect(run), &none, buffers)?;
-            self.file.fill_holes(run, buffers)?;
+            self.file.fill_holes(run)?;
         }
         self.file.carry_out(&CopyStep::Wake(page), &none, buffers)
     }

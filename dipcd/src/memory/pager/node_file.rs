@@ -18,6 +18,8 @@ use crate::memory::files::{ReplicaFile, Span, is_zero};
 use crate::memory::geometry::Geometry;
 use crate::sys::process::send_signal_about;
 
+/// Up to so much is copied by way of a buffer, which takes fewer system calls.
+const SMALL_BYTES: u64 = 64 << 10;
 /// linux/dipc.h.
 const DIPC_SIG_READER: i32 = 50;
 const DIPC_SIG_WRITER: i32 = 51;
@@ -34,12 +36,22 @@ pub struct NodeFile {
     /// Pages that programs may use otherwise than before, if they want to hear of it
     /// (`inhibit_shm_signal = no`).
     pub became: Option<Vec<PageNo>>,
+    /// What the step in hand has filled and not mapped yet, and what it has opened last: whoever
+    /// waits there is woken by the mapping, or has been.
+    filled: Vec<Run>,
+    opened: Option<Run>,
 }
 
 impl NodeFile {
     /// A file that nobody waits for.
     pub fn new(file: Arc<ReplicaFile>, mappings: Arc<Mappings>, geometry: Geometry) -> NodeFile {
-        NodeFile { file, mappings, geometry, staging: HashMap::new(), became: None }
+        let (staging, filled) = (HashMap::new(), Vec::new());
+        NodeFile { file, mappings, geometry, staging, became: None, filled, opened: None }
+    }
+
+    /// How its segment is cut.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
     }
 
     /// Does one step. `contents` is what came with the frame that is being stepped.
@@ -58,47 +70,55 @@ impl NodeFile {
             }
             CopyStep::Fill { page, from } => self.fill(page, from, contents, buffers),
             CopyStep::Keep { page, from } => self.keep(page, from, contents, buffers),
-            CopyStep::Punch(run) => self.mappings.punch(self.run(run)),
+            CopyStep::Punch(run) => {
+                self.show();
+                self.mappings.punch(self.run(run))
+            }
             CopyStep::FreeAside(run) => self.file.drop_aside(self.run(run)),
             CopyStep::Open(page) => {
                 self.open(Run::one(page));
                 Ok(())
             }
             CopyStep::Wake(page) => {
-                self.mappings.wake(self.run(Run::one(page)));
+                let is_woken = |run: &Run| has(run, page);
+                if !self.filled.iter().chain(&self.opened).any(is_woken) {
+                    self.mappings.wake(self.run(Run::one(page)));
+                }
                 Ok(())
             }
-            CopyStep::Fail { page, .. } => self.mappings.poison(self.run(Run::one(page))),
+            CopyStep::Fail { page, .. } => {
+                self.show();
+                self.mappings.poison(self.run(Run::one(page)))
+            }
         }
+    }
+
+    /// The end of a step: what it has filled is mapped.
+    pub fn show(&mut self) {
+        for run in std::mem::take(&mut self.filled) {
+            self.mappings.show(self.run(run));
+        }
+        self.opened = None;
     }
 
     /// Programs may write these pages, which are there.
     pub fn open(&mut self, run: Run) {
-        for page in run.first.0..run.first.0 + run.count {
-            self.note(PageNo(page));
+        pages_of(run).for_each(|page| self.note(page));
+        let span = self.run(run);
+        match self.filled.last() {
+            Some(filled) if *filled == run => {
+                self.filled.pop();
+                self.mappings.show_open(span);
+            }
+            _ => self.mappings.open(span),
         }
-        self.mappings.open(self.run(run));
+        self.opened = Some(run);
     }
 
-    /// Zeros where nothing is: pages that nobody has ever touched.
-    pub fn fill_holes(&self, run: Run, buffers: &Buffers) -> io::Result<()> {
-        let span = self.run(run);
-        let mut zeros = None;
-        let mut at = span.offset;
-        let present = self.file.present(span)?;
-        for there in present.into_iter().chain([Span { offset: span.end(), bytes: 0 }]) {
-            let hole = Span { offset: at, bytes: there.offset - at };
-            at = there.end();
-            if hole.bytes > 0 {
-                let zeros = zeros.get_or_insert(buffers.take()?);
-                for piece in hole.pieces(PART_BYTES as u64) {
-                    let zeros = &mut zeros[..piece.bytes as usize];
-                    zeros.fill(0);
-                    self.file.write(piece.offset, zeros)?;
-                }
-            }
-        }
-        Ok(())
+    /// Zeros where nothing is: pages that nobody has ever touched. What a program stores there
+    /// meanwhile stays.
+    pub fn fill_holes(&self, run: Run) -> io::Result<()> {
+        self.file.make_pages(self.run(run))
     }
 
     /// SIGBUS for whoever touches any of it.
@@ -161,7 +181,33 @@ impl NodeFile {
         self.note(page);
         let span = self.run(Run::one(page));
         let fill = |piece: Span, content: &[u8]| self.mappings.fill(piece, content);
-        self.each_piece(page, span, from, contents, buffers, fill)
+        self.each_piece(page, span, from, contents, buffers, fill)?;
+        self.filled.push(Run::one(page));
+        Ok(())
+    }
+
+    /// Fills pages side by side as one: their contents are zeros, or came raw with the frame.
+    pub fn fill_run(
+        &mut self,
+        run: Run,
+        contents: &Contents<'_>,
+        buffers: &Buffers,
+    ) -> io::Result<()> {
+        let span = self.run(run);
+        let mut buffer = buffers.take()?;
+        for page in pages_of(run) {
+            self.note(page);
+            let of_page = self.run(Run::one(page));
+            let at = (of_page.offset - span.offset) as usize;
+            let bytes = &mut buffer[at..at + of_page.bytes as usize];
+            match contents.page(page, bytes.len()) {
+                Some(raw) => bytes.copy_from_slice(raw),
+                None => bytes.fill(0),
+            }
+        }
+        self.mappings.fill(span, &buffer[..span.bytes as usize])?;
+        self.filled.push(run);
+        Ok(())
     }
 
     fn keep(
@@ -175,7 +221,16 @@ impl NodeFile {
         match from {
             // A hole is zeros.
             Source::Frame(Content::Zero) => self.file.drop_aside(span),
-            Source::Node => self.file.keep_aside(span),
+            Source::Node if span.bytes > SMALL_BYTES => self.file.keep_aside(span),
+            Source::Node => {
+                let mut buffer = buffers.take()?;
+                let bytes = &mut buffer[..span.bytes as usize];
+                self.file.read(span.offset, bytes)?;
+                match is_zero(bytes) {
+                    true => self.file.drop_aside(span),
+                    false => self.file.write_aside(span.offset, bytes),
+                }
+            }
             Source::Frame(_) => {
                 let write = |piece: Span, bytes: &[u8]| self.file.write_aside(piece.offset, bytes);
                 self.each_piece(page, span, from, contents, buffers, write)
@@ -225,30 +280,66 @@ impl NodeFile {
         }
     }
 
-    /// Reads the content of a page that a frame is to carry behind the bytes `into` has already, or
-    /// marks that it is zeros.
+    /// Reads the contents of pages that a frame is to carry behind the bytes `into` has already, or
+    /// marks that they are zeros.
     pub fn gather(
         &self,
-        granted: &mut Granted,
+        granted: &mut [Granted],
         from: Place,
         into: &mut Gathered<'_>,
     ) -> io::Result<()> {
-        if granted.content != Content::Raw {
-            return Ok(());
-        }
-        let span = self.run(Run::one(granted.page));
-        if self.geometry.in_parts() {
-            return self.gather_parts(granted, span, from, into);
-        }
-        let bytes = into.room(span.bytes as usize)?;
-        self.read(span.offset, from, bytes)?;
-        if is_zero(bytes) {
-            granted.content = Content::Zero;
-        } else {
-            into.used += span.bytes as usize;
+        let in_parts = self.geometry.in_parts();
+        let go_together = |one: &Granted, next: &Granted| {
+            !in_parts && one.content == next.content && one.page.0 + 1 == next.page.0
+        };
+        for run in granted.chunk_by_mut(go_together) {
+            match run {
+                [first, ..] if first.content != Content::Raw => {}
+                [one] if in_parts => {
+                    let span = self.run(Run::one(one.page));
+                    self.gather_parts(one, span, from, into)?;
+                }
+                run => self.gather_run(run, from, into)?,
+            }
         }
         Ok(())
     }
+
+    /// The same for pages side by side, which are read as one.
+    fn gather_run(
+        &self,
+        run: &mut [Granted],
+        from: Place,
+        into: &mut Gathered<'_>,
+    ) -> io::Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        let span = self.run(Run { first: first.page, count: run.len() as u32 });
+        let bytes = into.room(span.bytes as usize)?;
+        self.read(span.offset, from, bytes)?;
+        let (mut at, mut used) = (0, 0);
+        for granted in run {
+            let end = at + self.run(Run::one(granted.page)).bytes as usize;
+            if is_zero(&bytes[at..end]) {
+                granted.content = Content::Zero;
+            } else {
+                if at != used {
+                    bytes.copy_within(at..end, used);
+                }
+                used += end - at;
+            }
+            at = end;
+        }
+        into.used += used;
+        Ok(())
+    }
+}
+
+fn has(run: &Run, page: PageNo) -> bool {
+    page >= run.first && page.0 - run.first.0 < run.count
+}
+
+fn pages_of(run: Run) -> impl Iterator<Item = PageNo> {
+    (run.first.0..run.first.0 + run.count).map(PageNo)
 }
 
 impl NodeFile {

@@ -10,11 +10,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use dipc_core::copies::{CopyStep, Place, Run};
+use dipc_core::copies::{CopyStep, Place, Run, Source};
 use dipc_core::directory;
 use dipc_core::replica;
 use dipc_wire::ids::{NodeId, ObjectId};
-use dipc_wire::memory::{Access, Granted, PageNo, Replica, ToHome, ToReplica};
+use dipc_wire::memory::{Access, Content, Granted, PageNo, Replica, ToHome, ToReplica};
 use dipc_wire::peer::PeerFrame;
 
 use super::content::Contents;
@@ -334,8 +334,10 @@ impl State {
         }
         if let Some(home) = &mut self.home {
             home.effects = effects;
+            home.file.show();
             home.tell();
         }
+        segment.shared.futexes.ring();
     }
 
     /// One effect of the directory.
@@ -350,7 +352,7 @@ impl State {
         match effect {
             directory::Effect::Record { page, record } => home.records.set(page, &record),
             directory::Effect::Copy(CopyStep::Open(page)) => {
-                let opened = home.open(page, &shared.buffers);
+                let opened = home.open(page);
                 segment.check(CopyStep::Open(page), opened);
                 segment.changed.notify_all();
             }
@@ -427,8 +429,7 @@ impl State {
         };
         let mut gathered = Gathered::new(&segment.shared.buffers, &mut part);
         if let ToReplica::Grant { pages, .. } = &mut frame {
-            let mut pages = pages.iter_mut();
-            let read = pages.try_for_each(|page| home.file.gather(page, from, &mut gathered));
+            let read = home.file.gather(pages, from, &mut gathered);
             // Without the content it is not said; its bound closes the link.
             if !segment.said(read) {
                 return;
@@ -459,14 +460,32 @@ impl State {
         if let Some(event) = said {
             tracing::trace!(op = "page", id = %segment.id, replica = number.0, event, ?effects);
         }
-        for effect in effects.drain(..) {
+        let mut rest = effects.drain(..).peekable();
+        while let Some(effect) = rest.next() {
             segment.shared.go_on_only_if_undisturbed(before);
-            self.carry_out_replica(segment, number, effect, contents);
+            let run = filled(&effect, contents).filter(|_| !segment.geometry.in_parts());
+            let Some(mut run) = run else {
+                self.carry_out_replica(segment, number, effect, contents);
+                continue;
+            };
+            let most = segment.geometry.buffer_pages();
+            let goes_on = |next: &replica::Effect, run: Run| {
+                filled(next, contents).is_some_and(|next| next.first.0 == run.first.0 + run.count)
+            };
+            while run.count < most && rest.next_if(|next| goes_on(next, run)).is_some() {
+                run.count += 1;
+            }
+            if let Some(side) = self.replicas.get_mut(&number) {
+                segment.fill_run(&mut side.file, run, contents);
+            }
         }
+        drop(rest);
         if let Some(side) = self.replicas.get_mut(&number) {
             side.effects = effects;
+            side.file.show();
             side.tell();
         }
+        segment.shared.futexes.ring();
     }
 
     /// One effect of a replica.
@@ -532,7 +551,9 @@ impl State {
             }
         };
         let mut gathered = Gathered::new(&segment.shared.buffers, &mut part);
-        let mut gather = |granted: &mut Granted| side.file.gather(granted, from, &mut gathered);
+        let mut gather = |granted: &mut Granted| {
+            side.file.gather(std::slice::from_mut(granted), from, &mut gathered)
+        };
         let read = match &mut frame {
             ToHome::Recalled { granted, .. } | ToHome::Released { granted } => gather(granted),
             ToHome::Report { pages, .. } => {
@@ -557,6 +578,21 @@ impl State {
 pub(in crate::memory) fn forget_parts(file: Option<&mut NodeFile>, contents: &Contents<'_>) {
     if let Some(file) = file {
         contents.in_parts().iter().for_each(|page| drop(file.staging.remove(page)));
+    }
+}
+
+/// The page that an effect fills, if that may be done together with its neighbours.
+fn filled(effect: &replica::Effect, contents: &Contents<'_>) -> Option<Run> {
+    match effect {
+        replica::Effect::Copy(CopyStep::Fill { page, from: Source::Frame(content) }) => {
+            let is_at_hand = match content {
+                Content::Raw => contents.has(*page),
+                Content::Zero => true,
+                Content::None | Content::Parts => false,
+            };
+            is_at_hand.then_some(Run::one(*page))
+        }
+        _ => None,
     }
 }
 

@@ -7,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use dipc_core::copies::{CopyStep, Run};
+use dipc_core::copies::{CopyStep, Run, Source};
 use dipc_wire::ids::{NodeId, ObjectId};
-use dipc_wire::memory::{PageNo, Replica};
+use dipc_wire::memory::{Content, PageNo, Replica};
 
 use super::buffers::Buffers;
 use super::content::{Bad, Contents};
@@ -153,6 +153,17 @@ impl Segment {
         if matches!(step, CopyStep::Fill { .. } | CopyStep::Open(_) | CopyStep::Fail { .. }) {
             self.changed.notify_all();
         }
+    }
+
+    /// Fills pages side by side, whose contents are at hand, as one.
+    pub(super) fn fill_run(&self, file: &mut NodeFile, run: Run, contents: &Contents<'_>) {
+        let done = file.fill_run(run, contents, &self.shared.buffers);
+        let step = CopyStep::Fill { page: run.first, from: Source::Frame(Content::Raw) };
+        self.check(step, done);
+        if let Some(span) = self.geometry.run(run) {
+            self.shared.futexes.came(&file.file, span);
+        }
+        self.changed.notify_all();
     }
 
     /// Who sleeps on a word of these pages is looked after. `Open` follows `Fill`, or says that a
