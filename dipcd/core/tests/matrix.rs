@@ -4,28 +4,16 @@
 //! States are reached as they are in life, by events. The lines show effects and the next state.
 #![forbid(unsafe_code)]
 
+mod golden;
+
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::{env, fs};
 
 use dipc_core::referee::{Config, Effect, Event as Happens, LinkNo, Record, Referee, Serial};
 use dipc_core::session::{Event, Finish, Session};
 use dipc_wire::ids::{ClaimNo, Epoch, Incarnation, Key, Kind, NodeId, ObjectId, Req, Seq};
 use dipc_wire::keeper::Cause;
 use dipc_wire::peer::{Claimed, Intent, PeerFrame, Piece, Reported, Standing};
-
-/// Compares with the golden file, or writes it.
-fn golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, text).expect("the golden file can be written");
-        return;
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    let differing = expected.lines().zip(text.lines()).find(|(old, new)| old != new);
-    assert!(expected == text, "{name} differs, first: {differing:#?}");
-}
 
 #[test]
 fn a_session_does_this_in_every_state() {
@@ -48,7 +36,7 @@ fn a_session_does_this_in_every_state() {
             writeln!(text, "{event:?} -> {outcome}").expect("a string takes it");
         }
     }
-    golden("session.txt", &text);
+    golden::compare("session.txt", &text);
 }
 
 /// Operation 5 is the newest in each of them.
@@ -291,7 +279,7 @@ fn a_referee_does_this_in_every_state() {
             writeln!(text, "    missing {missing:?}, {waiting} wait").expect("a string takes it");
         }
     }
-    golden("referee.txt", &text);
+    golden::compare("referee.txt", &text);
 }
 
 /// An effect in one short line.

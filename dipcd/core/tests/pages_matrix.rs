@@ -5,11 +5,10 @@
 //! States are reached as they are in life, by events. Numbers, records and effects are shown.
 #![forbid(unsafe_code)]
 
+mod golden;
 mod segment;
 
 use std::fmt::Write as _;
-use std::path::Path;
-use std::{env, fs};
 
 use dipc_core::copies::Records;
 use dipc_core::directory::{self, Breach, Directory, Effect, Event, LostPage, PageRecord};
@@ -27,18 +26,6 @@ const PAGE: PageNo = PageNo(0);
 const BEYOND: PageNo = PageNo(3);
 const ONE: Replica = Replica(1);
 const TWO: Replica = Replica(2);
-
-/// Compares with the golden file, or writes it.
-fn golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, text).expect("the golden file can be written");
-        return;
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    let differing = expected.lines().zip(text.lines()).find(|(old, new)| old != new);
-    assert!(expected == text, "{name} differs, first: {differing:#?}");
-}
 
 /// One event and its effects; where they leave the page, if its record has changed.
 fn row(text: &mut String, event: &str, effects: &[String], now: Option<String>) {
@@ -266,7 +253,7 @@ fn home_does_this_in_every_state() {
             row(&mut text, &said, &effects, (home.record() != start.record()).then_some(now));
         }
     }
-    golden("directory.txt", &text);
+    golden::compare("directory.txt", &text);
 }
 
 /// A replica of three pages with its records.
@@ -427,7 +414,7 @@ fn a_replica_does_this_in_every_state() {
             row(&mut text, &said, &effects, (node.record() != start.record()).then_some(now));
         }
     }
-    golden("replica.txt", &text);
+    golden::compare("replica.txt", &text);
 }
 
 /// Why home closed the link of a node, if it did.

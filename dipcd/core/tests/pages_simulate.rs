@@ -6,10 +6,12 @@
 //! twenty times as many.
 #![forbid(unsafe_code)]
 
+mod dice;
 mod segment;
 
 use std::env;
 
+use dice::Dice;
 use dipc_core::directory::{self, LostPage};
 use dipc_core::hold::Hold;
 use dipc_core::read_ahead::AHEAD_MAX;
@@ -24,27 +26,6 @@ const SEEDS_LONG: u64 = 20 * SEEDS;
 const STEPS: usize = 2000;
 /// Bound of the loop that lets everything come to rest.
 const REST_STEPS_MAX: usize = 1_000_000;
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): enough to draw moves.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
-    }
-
-    fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// What may be drawn from one seed: how big the segment is, and how much it suffers.
 struct Climate {

@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod dice;
 
 use std::env;
 
 use cluster::{Bug, Cluster, Move};
+use dice::Dice;
 use dipc_core::referee::Config;
 use dipc_wire::ids::Key;
 use dipc_wire::limits::NODES_MAX;
@@ -21,27 +23,6 @@ const STEPS: usize = 1000;
 /// Bound of the loop that lets everything come to rest.
 const REST_STEPS_MAX: usize = 200_000;
 const CONFIG: Config = Config { claim_timeout_ms: Some(10_000), node_timeout_ms: 5000 };
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): enough to draw moves.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
-    }
-
-    fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// What may be drawn from one seed: how big the cluster is, and how often it suffers.
 struct Climate {
