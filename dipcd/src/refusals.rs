@@ -1,12 +1,12 @@
 //! Lines about who is turned away: each with who it was and why, but so many and no more. A flood
 //! of strangers, or a program that asks for ever, must not fill a disk.
 //!
-//! In ten seconds each address or user gets some lines, and all together more; of the rest one line
-//! tells, when the ten seconds are over, how many there were.
+//! In ten seconds each address or user gets some lines, and all together more, and a program none
+//! twice; of the rest one line tells, when the ten seconds are over, how many there were.
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -32,6 +32,8 @@ pub enum Who {
 struct Window {
     began_ms: u64,
     shown: HashMap<Who, u32>,
+    /// Of which programs, and why; what is hidden is not in it.
+    said: HashSet<(u32, String)>,
     shown_in_all: u32,
     hidden: u64,
 }
@@ -52,7 +54,14 @@ impl Refusals {
 
     /// A local program is turned away.
     pub fn of_program(&self, pid: u32, uid: u32, reason: impl fmt::Display) {
-        if self.shows(Who::User(uid)) {
+        let reason = reason.to_string();
+        self.settle();
+        let mut window = self.window.lock();
+        if window.was_said(pid, &reason) {
+            window.hidden += 1;
+        } else if window.shows(Who::User(uid), now_ms()) {
+            window.said.insert((pid, reason.clone()));
+            drop(window);
             tracing::warn!(op = "call", pid, uid, %reason);
         }
     }
@@ -71,6 +80,10 @@ impl Refusals {
 }
 
 impl Window {
+    fn was_said(&self, pid: u32, reason: &str) -> bool {
+        self.said.contains(&(pid, reason.to_owned()))
+    }
+
     fn shows(&mut self, who: Who, now_ms: u64) -> bool {
         if self.shown_in_all == 0 && self.hidden == 0 {
             self.began_ms = now_ms;

@@ -329,6 +329,20 @@ fn take_idle(thread: &Thread, home: NodeId) -> Option<Wire> {
 
 /// Ends a session in order, over its wire.
 fn end(mut wire: Wire) {
+    tell_end(&mut wire);
+}
+
+/// Ends a session whose thread was in an operation when it ended: home is to have given it up
+/// before the program goes on, so that it takes no message that is sent from now on.
+fn end_at_once(mut wire: Wire) {
+    const PATIENCE_NANOS: u64 = 1_000_000_000;
+    tell_end(&mut wire);
+    let until = Moment::after(PATIENCE_NANOS);
+    // Home closes it when the operation is over.
+    while until.left() > 0 && wire.wait_and_receive(Some(until)).is_ok() {}
+}
+
+fn tell_end(wire: &mut Wire) {
     let done = slots::done(wire.slot);
     match wire.send(&Request::End { done }) {
         // Over a broken wire home cannot be told; what it still keeps goes back when another
@@ -343,7 +357,8 @@ pub fn end_all(state: State) {
         Awaited::Reply(pending) => Some(pending.wire),
         Awaited::Answer(_) => None,
     });
-    state.idle.into_iter().chain(parked).for_each(end);
+    parked.for_each(end_at_once);
+    state.idle.into_iter().for_each(end);
 }
 
 const NOT_JOINED: u32 = 0;

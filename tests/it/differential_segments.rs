@@ -12,17 +12,15 @@ const WITHOUT_FORK_HANDLER: &[&str] = &["raw_fork"];
 /// The kernel's own accesses to an absent page give EFAULT under the mprotect trap, and nattch
 /// counts attachments there, not what mprotect(2) makes of them.
 const KERNEL_ACCESS: &[&str] = &["sync_and_lock", "mprotect_parts"];
-/// What differs as of today: SHM_LOCK does not know the program's RLIMIT_MEMLOCK.
-const OF_SEGMENTS: &[&str] = &["lock_eperm", "lock_enomem"];
 
 #[test]
 fn segments_themselves() {
-    compare_with("segments_themselves", "shm_cases", BY_USERFAULTFD, OF_SEGMENTS);
+    compare_with("segments_themselves", "shm_cases", BY_USERFAULTFD, &[]);
 }
 
 #[test]
 fn segments_themselves_by_mprotect() {
-    compare_with("segments_themselves_by_mprotect", "shm_cases", BY_MPROTECT, OF_SEGMENTS);
+    compare_with("segments_themselves_by_mprotect", "shm_cases", BY_MPROTECT, &[]);
 }
 
 #[test]

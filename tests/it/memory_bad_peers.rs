@@ -38,11 +38,11 @@ fn bad() -> NodeId {
 fn caller() -> Caller {
     Caller {
         client: ClientId { node: bad(), pid: 77, started: 1 },
-        uid: 0,
-        gid: 0,
+        uid: 1,
+        gid: 1,
         groups: Vec::new(),
-        user_name: Some("root".into()),
-        group_names: vec!["root".into()],
+        user_name: Some("daemon".into()),
+        group_names: vec!["daemon".into()],
         rights: Rights { ipc_owner: true, ..Rights::default() },
     }
 }
@@ -55,11 +55,23 @@ fn granted(page: usize, number: u64, content: Content) -> Granted {
 #[track_caller]
 fn hear<T>(peer: &mut Peer, wanted: impl Fn(&PeerFrame) -> Option<T>) -> T {
     for _ in 0..10_000 {
-        if let Some(found) = wanted(&peer.hear()) {
+        let frame = peer.hear();
+        if let PeerFrame::Heartbeat { sent_ms } = frame {
+            peer.say(&PeerFrame::HeartbeatEcho { sent_ms });
+        }
+        if let Some(found) = wanted(&frame) {
             return found;
         }
     }
     panic!("dipcd never says it");
+}
+
+/// A puppet that has made the tests' segment, which everybody may use.
+#[track_caller]
+fn open_owner(node: &Node) -> Puppet {
+    let mut puppet = owner(node, PAGES * PAGE);
+    puppet.must("chmod 666");
+    puppet
 }
 
 /// A node gone bad, with a replica of the segment of a good home.
@@ -224,7 +236,7 @@ fn frames_that_cannot_be_believed_end_the_link() {
         eprintln!("---- {what}");
         let cluster = patient(keys.path());
         let node = cluster.node(1);
-        let (mut home, mut other) = (owner(node, PAGES * PAGE), user(node));
+        let (mut home, mut other) = (open_owner(node), user(node));
         let mut bad = BadReplica::attach(node, id_of(&mut home));
         misdeed(&mut bad);
         is_closed(bad.peer.stream, what);
@@ -242,7 +254,7 @@ fn frames_that_are_out_of_place_change_nothing() {
         eprintln!("---- {what}");
         let cluster = patient(keys.path());
         let node = cluster.node(1);
-        let (mut home, mut other) = (owner(node, PAGES * PAGE), user(node));
+        let (mut home, mut other) = (open_owner(node), user(node));
         home.must(&format!("fill 0 {} 1", PAGES * PAGE));
         let mut bad = BadReplica::attach(node, id_of(&mut home));
         misdeed(&mut bad);
@@ -264,7 +276,7 @@ fn questions_about_nothing_are_answered_or_ignored() {
     let keys = tempfile::tempdir().expect("a temporary directory");
     let cluster = patient(keys.path());
     let node = cluster.node(1);
-    let (mut home, mut other) = (owner(node, PAGES * PAGE), user(node));
+    let (mut home, mut other) = (open_owner(node), user(node));
     let id = id_of(&mut home);
     let mut bad = BadReplica::attach(node, id);
     let nothing = ObjectId::from_number(4_711);
@@ -418,7 +430,7 @@ fn a_bad_home_harms_nobody_but_who_uses_it() {
         eprintln!("---- {what}");
         let cluster = patient(keys.path());
         let node = cluster.node(1);
-        let (mut good, mut other) = (owner(node, PAGES * PAGE), user(node));
+        let (mut good, mut other) = (open_owner(node), user(node));
         let mut home = BadHome::claim(node);
         let mut puppet = Puppet::of_pages(node);
         home.admit(&mut puppet, honest());
@@ -456,7 +468,7 @@ fn segments_of_impossible_sizes_are_not_attached() {
         eprintln!("---- {attachment:?}");
         let cluster = patient(keys.path());
         let node = cluster.node(1);
-        let (mut good, mut other) = (owner(node, PAGES * PAGE), user(node));
+        let (mut good, mut other) = (open_owner(node), user(node));
         let mut home = BadHome::claim(node);
         let mut puppet = Puppet::of_pages(node);
         home.admit(&mut puppet, attachment);
@@ -473,7 +485,7 @@ fn a_report_has_a_bound() {
     let keys = tempfile::tempdir().expect("a temporary directory");
     let cluster = patient(keys.path());
     let node = cluster.node(1);
-    let (mut home, mut other) = (owner(node, PAGES * PAGE), user(node));
+    let (mut home, mut other) = (open_owner(node), user(node));
     let mut bad = BadReplica::attach(node, id_of(&mut home));
     let report = |page: usize| PageReport {
         granted: granted(page % PAGES, 1, Content::None),

@@ -201,6 +201,7 @@ fn a_user_has_a_share_of_memory() {
     assert_eq!(refused(&mut puppet, &format!("shmget 2 {} 011600", 9 * PAGE)), "ENOMEM");
     puppet.must(&format!("shmget 2 {} 011600", 8 * PAGE));
     assert_eq!(refused(&mut puppet, &format!("shmget 3 {PAGE} 011600")), "ENOMEM");
+    puppet.must("shmget 2 0 010600");
     puppet.must("rmid");
     puppet.must(&format!("shmget 3 {PAGE} 011600"));
     // Another node has a share of its own.

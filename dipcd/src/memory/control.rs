@@ -2,6 +2,7 @@
 //! to know, and the last detach in the cluster deletes what `IPC_RMID` has marked.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,12 @@ pub fn control(
     deadline: Deadline,
 ) -> Result<SegmentStat, SysvError> {
     let home = home_of(daemon, id, deadline)?;
+    let control = match control {
+        SegmentControl::Lock | SegmentControl::LockWithin { .. } => {
+            SegmentControl::LockWithin { bytes_max: may_lock(caller) }
+        }
+        control => control,
+    };
     if home == daemon.links.me() {
         return at_home(daemon, &own_account(caller), id, control);
     }
@@ -45,6 +52,24 @@ pub fn control(
         Ok(_) => Err(SysvError::EIO),
         Err(Unanswered::Lost) => Err(SysvError::EIDRM),
         Err(Unanswered::TimedOut) => Err(SysvError::ETIMEDOUT),
+    }
+}
+
+/// How much a caller of this node may lock: no program is believed about that.
+fn may_lock(caller: &Caller) -> u64 {
+    if caller.rights.ipc_lock {
+        return u64::MAX;
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", caller.client.pid));
+    limits.ok().and_then(|text| lockable(&text)).unwrap_or(0)
+}
+
+/// `Max locked memory        8388608              8388608              bytes`
+fn lockable(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
+    match line.split_ascii_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        bytes => bytes.parse().ok(),
     }
 }
 
@@ -74,7 +99,10 @@ pub fn at_home(
             daemon.tell_referee(PeerFrame::Unnamed { id });
             delete_if_unused(daemon, id);
         }
-        SegmentControl::Set(_) | SegmentControl::Lock | SegmentControl::Unlock => {}
+        SegmentControl::Set(_)
+        | SegmentControl::Lock
+        | SegmentControl::LockWithin { .. }
+        | SegmentControl::Unlock => {}
     }
     Ok(controlled.stat)
 }
@@ -200,8 +228,8 @@ pub fn stop(daemon: &Arc<Daemon>) {
 
 impl Memory {
     /// A node is lost to us: home takes back what it can of what that node had; what it was home to
-    /// is no more.
-    pub fn lost(&self, daemon: &Daemon, node: NodeId) {
+    /// gives SIGBUS until it is heard of again.
+    pub fn lost(&self, node: NodeId) {
         for segment in self.all() {
             let mut locked = segment.lock();
             if !locked.concerns(node) {
@@ -212,10 +240,26 @@ impl Memory {
                 locked.step_home(directory::Event::Lost { node }, &Contents::none());
                 continue;
             }
-            let numbers: Vec<_> = locked.state.replicas.keys().copied().collect();
+            for number in locked.state.replicas.keys().copied().collect::<Vec<_>>() {
+                locked.step_replica(number, replica::Event::HomeLost, &Contents::none());
+            }
+            locked.wake_all();
             drop(locked);
             tracing::warn!(op = "lost", peer = %node, id = %segment.id, "its home is lost");
-            numbers.into_iter().for_each(|number| fail_replica(daemon, segment.id, number));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_as_the_kernel_shows_it() {
+        let line = "Max locked memory         8388608              unlimited            bytes     ";
+        let text = format!("Max open files            1024   4096   files\n{line}\n");
+        assert_eq!(lockable(&text), Some(8_388_608));
+        assert_eq!(lockable(&text.replace("8388608", "unlimited")), Some(u64::MAX));
+        assert_eq!(lockable("Max open files 1024 4096 files\n"), None);
     }
 }

@@ -59,13 +59,18 @@ pub struct Maps {
 impl Maps {
     /// Of one process. One that has ended has none.
     pub fn of(pid: u32) -> io::Result<Maps> {
-        match fs::read(format!("/proc/{pid}/maps")) {
-            Ok(text) => Ok(Maps::parse(&text)),
-            // It ended before it was opened, or while it was read.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Maps::default()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Maps::default()),
-            Err(error) => Err(error),
+        let text = read_maps(&format!("/proc/{pid}/maps"))?;
+        if !text.is_empty() {
+            return Ok(Maps::parse(&text));
         }
+        // The first thread of a process may have ended before the others.
+        for thread in other_threads(pid) {
+            let text = read_maps(&format!("/proc/{pid}/task/{thread}/maps"))?;
+            if !text.is_empty() {
+                return Ok(Maps::parse(&text));
+            }
+        }
+        Ok(Maps::default())
     }
 
     fn parse(text: &[u8]) -> Maps {
@@ -84,6 +89,22 @@ impl Maps {
         let behind = self.anonymous.partition_point(|(start, _)| *start <= address);
         behind > 0 && address < self.anonymous[behind - 1].1
     }
+}
+
+/// Nothing of a thread that has ended: before its file was opened, or while it was read.
+fn read_maps(path: &str) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// The threads of a process but its first.
+fn other_threads(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let numbers = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter(|thread| *thread != pid).collect()
 }
 
 /// `7f..-7f.. rw-p 00000000 00:00 0`
@@ -170,9 +191,15 @@ pub fn children(pid: u32) -> Vec<u32> {
 /// Eight bytes of a process's memory, in the machine's order. Read through /proc/PID/mem, which,
 /// unlike process_vm_readv(2), does not wait for a page that userfaultfd has to bring.
 pub fn word_at(pid: u32, address: u64) -> io::Result<u64> {
+    let word = word_in(&format!("/proc/{pid}/mem"), address);
+    let of_another = |thread: u32| word_in(&format!("/proc/{pid}/task/{thread}/mem"), address).ok();
+    // The first thread may have ended before the others, and has no memory then.
+    word.or_else(|error| other_threads(pid).into_iter().find_map(of_another).ok_or(error))
+}
+
+fn word_in(path: &str, address: u64) -> io::Result<u64> {
     let mut word = [0; 8];
-    let memory = open_as_its_owner(Path::new(&format!("/proc/{pid}/mem")))?;
-    memory.read_exact_at(&mut word, address)?;
+    open_as_its_owner(Path::new(path))?.read_exact_at(&mut word, address)?;
     Ok(u64::from_ne_bytes(word))
 }
 

@@ -57,6 +57,8 @@ struct Segment {
     unit_bytes: u64,
     /// Its files but home's own, and whose they are.
     replicas: BTreeMap<Replica, Holder>,
+    /// Which user's the pages are that it has locked.
+    locked_by: Option<u32>,
 }
 
 /// Whose a file of a segment is.
@@ -126,7 +128,7 @@ impl Segments {
         check_bounds(&table, perm.cuid, bytes, bounds)?;
         let ctime = now();
         let stat = SegmentStat { perm: *perm, bytes, ctime, cpid, ..SegmentStat::default() };
-        let segment = Segment { stat, unit_bytes, replicas: BTreeMap::new() };
+        let segment = Segment { stat, unit_bytes, replicas: BTreeMap::new(), locked_by: None };
         self.write(id, &segment)?;
         table.insert(id, segment);
         Ok(())
@@ -189,6 +191,7 @@ impl Segments {
         control: SegmentControl,
         account: &Account,
     ) -> Result<Controlled, SysvError> {
+        let locked_pages = self.locked_pages(account.uid);
         self.change(id, |segment| {
             match control {
                 SegmentControl::Stat if !permits(&segment.stat.perm, 0o444, account) => {
@@ -204,17 +207,25 @@ impl Segments {
                     segment.stat.perm.mode |= SHM_DEST;
                     segment.stat.perm.key = Key::PRIVATE.0;
                 }
-                SegmentControl::Lock => {
-                    owner_only(&segment.stat.perm, account, account.rights.ipc_lock)?;
-                    segment.stat.perm.mode |= SHM_LOCKED;
+                SegmentControl::Lock => segment.lock(account, u64::MAX, locked_pages)?,
+                SegmentControl::LockWithin { bytes_max } => {
+                    segment.lock(account, bytes_max, locked_pages)?;
                 }
                 SegmentControl::Unlock => {
                     owner_only(&segment.stat.perm, account, account.rights.ipc_lock)?;
                     segment.stat.perm.mode &= !SHM_LOCKED;
+                    segment.locked_by = None;
                 }
             }
             Ok(Controlled { stat: segment.stat, removed: segment.is_removed() })
         })
+    }
+
+    /// Pages of segments that a user has locked.
+    fn locked_pages(&self, uid: u32) -> u64 {
+        let table = self.table.lock();
+        let locked = table.values().filter(|segment| segment.locked_by == Some(uid));
+        locked.map(|segment| pages(segment.stat.bytes)).sum()
     }
 
     /// A file but home's own is there from now on.
@@ -313,6 +324,30 @@ impl Segment {
         self.stat.perm.mode & SHM_DEST != 0
     }
 
+    /// shmctl_do_lock of ipc/shm.c and user_shm_lock of mm/mlock.c. Nothing is held in memory by
+    /// it; who may do it, and how much, is as the kernel has it.
+    fn lock(
+        &mut self,
+        account: &Account,
+        bytes_max: u64,
+        locked_pages: u64,
+    ) -> Result<(), SysvError> {
+        owner_only(&self.stat.perm, account, account.rights.ipc_lock)?;
+        if bytes_max == 0 && !account.rights.ipc_lock {
+            return Err(SysvError::EPERM);
+        }
+        if self.stat.perm.mode & SHM_LOCKED != 0 {
+            return Ok(());
+        }
+        let pages_max = bytes_max / page_size() as u64;
+        if locked_pages + pages(self.stat.bytes) > pages_max && !account.rights.ipc_lock {
+            return Err(SysvError::ENOMEM);
+        }
+        self.stat.perm.mode |= SHM_LOCKED;
+        self.locked_by = Some(account.uid);
+        Ok(())
+    }
+
     /// `ipc_update_perm` of ipc/util.c.
     fn set(&mut self, change: &Change) -> Result<(), SysvError> {
         if change.uid == u32::MAX || change.gid == u32::MAX {
@@ -333,6 +368,10 @@ pub fn dir_of(segments: &Path, id: ObjectId) -> PathBuf {
     segments.join(id.raw().to_string())
 }
 
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(page_size() as u64)
+}
+
 fn check_bounds(
     table: &HashMap<ObjectId, Segment>,
     uid: u32,
@@ -342,7 +381,6 @@ fn check_bounds(
     if bytes == 0 || bytes > bounds.bytes_max {
         return Err(SysvError::EINVAL);
     }
-    let pages = |bytes: u64| bytes.div_ceil(page_size() as u64);
     let used: u64 = table.values().map(|segment| pages(segment.stat.bytes)).sum();
     if used + pages(bytes) > bounds.pages_max {
         return Err(SysvError::ENOSPC);
@@ -495,6 +533,12 @@ mod tests {
             assert_eq!(control(denied, 3).unwrap_err(), SysvError::EPERM);
         }
         assert_eq!(control(SegmentControl::Lock, 1).unwrap().stat.perm.mode, 0o644 | SHM_LOCKED);
+        let within = |bytes_max| SegmentControl::LockWithin { bytes_max };
+        assert!(control(within(4096), 1).is_ok(), "it is locked already");
+        assert_eq!(control(within(0), 1), Err(SysvError::EPERM));
+        control(SegmentControl::Unlock, 1).unwrap();
+        assert_eq!(control(within(4095), 1), Err(SysvError::ENOMEM));
+        assert!(control(within(4096), 1).is_ok());
         let change = Change { uid: 3, gid: 3, mode: 0o7400, qbytes: 0 };
         let changed = control(SegmentControl::Set(change), 2).unwrap().stat.perm;
         assert_eq!((changed.mode, changed.uid, changed.cuid), (0o400 | SHM_LOCKED, 3, 2));

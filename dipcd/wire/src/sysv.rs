@@ -192,6 +192,12 @@ pub enum SegmentControl {
     Lock,
     /// `SHM_UNLOCK`.
     Unlock,
+    /// `SHM_LOCK`, as a node says it to home.
+    LockWithin {
+        /// The caller's `RLIMIT_MEMLOCK`, as its node has read it: bytes of all segments that its
+        /// account has locked at this home. An account with `ipc_lock` may pass it.
+        bytes_max: u64,
+    },
 }
 
 /// What `IPC_SET` changes; `qbytes` is for queues alone.

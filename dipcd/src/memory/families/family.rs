@@ -301,6 +301,10 @@ impl Family {
                 }
                 state.spaces[at].means.wait_a_moment();
             }
+            // Registering says ENOMEM of an address space that is about to go.
+            Trouble::Failed(_) if matches!(state.spaces[at].probe(), Err(Trouble::Gone)) => {
+                self.bury(state, at);
+            }
             Trouble::Failed(error) => {
                 self.kill(state, at, &format!("its pages cannot be controlled: {error}"));
             }

@@ -30,6 +30,7 @@ pub fn controls() -> Vec<SegmentControl> {
         SegmentControl::Remove,
         SegmentControl::Lock,
         SegmentControl::Unlock,
+        SegmentControl::LockWithin { bytes_max: 8 << 20 },
     ]
 }
 
