@@ -356,7 +356,7 @@ impl Daemon {
 
     /// Ends everything with a node: how many wires to it, and how many clients of it.
     pub(crate) fn cut_off(&self, node: NodeId) -> (usize, usize) {
-        self.memory.lost(self, node);
+        self.memory.lost(node);
         let wires = self.change_clients(|clients| {
             let kept = clients.lose_home(node);
             let wires = kept.release.len();

@@ -56,6 +56,14 @@ impl Keep {
         }
     }
 
+    /// Now and then: a keeper that has died is replaced before it is needed.
+    pub fn look(&self) {
+        let mut state = self.state.lock();
+        if state.keeper.is_gone() {
+            self.replace(&mut state);
+        }
+    }
+
     /// Starts a stand-in: its control socket.
     pub fn stand_in(&self, stand_in: &StandIn) -> Result<Arc<OwnedFd>, SysvError> {
         let mut state = self.state.lock();

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -107,6 +108,14 @@ impl KeeperHandle {
     /// A copy of the connection: hung up when the keeper has ended.
     pub fn watch(&self) -> io::Result<OwnedFd> {
         self.connection.lock().try_clone()
+    }
+
+    /// Whether it has ended.
+    pub fn is_gone(&self) -> bool {
+        let connection = self.connection.lock();
+        let mut watched = [PollFd::new(&*connection, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut watched, Some(&now)).is_ok_and(|ended| ended != 0)
     }
 
     /// Has it hold a copy of a descriptor; one of the same name is replaced.

@@ -132,21 +132,23 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The directory of a socket must be open to its users; what is ours in it is not.
+/// The directory of a socket must be open to its users; what is ours in it is not. So others may
+/// pass a state directory that the socket stands in, and not look.
 fn make_state_dir(config: &Config) -> io::Result<()> {
-    if let Some(parent) = config.socket.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| named(parent, &error))?;
+    if !config.state_dir.exists() {
+        make_directory_of(&config.state_dir)?;
+        make_private_dir(&config.state_dir)?;
+        if config.socket.starts_with(&config.state_dir) {
+            let passable = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(&config.state_dir, passable)?;
+        }
     }
-    if config.state_dir.exists() {
-        return Ok(());
-    }
-    make_private_dir(&config.state_dir)?;
-    if config.socket.starts_with(&config.state_dir) {
-        // The socket stands in it: others may pass, not look.
-        let open = std::fs::Permissions::from_mode(0o711);
-        std::fs::set_permissions(&config.state_dir, open)?;
-    }
-    Ok(())
+    make_directory_of(&config.socket)
+}
+
+fn make_directory_of(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|error| named(parent, &error))
 }
 
 /// Refuses to be the second dipcd of a state directory.
@@ -341,6 +343,7 @@ fn tick(daemon: &Arc<Daemon>) {
         daemon.dial_all();
         daemon.refusals.settle();
         daemon.memory.nudge();
+        daemon.keep.look();
         daemon.pause(liveness.heartbeat);
     }
 }

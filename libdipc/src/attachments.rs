@@ -24,6 +24,9 @@ use crate::sys::memory::{self, PAGE_BYTES, Protection, whole_pages};
 use crate::sys::{self, Mask};
 use crate::{client, kernel, log, trap};
 
+/// How many restarts of dipcd one shmat outlives.
+const RESTARTS_MAX: u32 = 5;
+
 /// Where shmat is to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -83,11 +86,27 @@ fn wanted(flags: i32) -> Protection {
 /// shmat(2) of a segment of ours.
 pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError> {
     let change = pieces::change();
-    let mm = trap::ready(&change)?;
+    for _ in 0..RESTARTS_MAX {
+        match attach_once(&change, id, place, flags) {
+            Err(SysvError::EPERM) => {}
+            done => return done,
+        }
+    }
+    attach_once(&change, id, place, flags)
+}
+
+/// `EPERM`: dipcd was restarted in the middle of it, and knows nothing of the attachment.
+fn attach_once(
+    change: &Change,
+    id: ObjectId,
+    place: Where,
+    flags: i32,
+) -> Result<usize, SysvError> {
+    let mm = trap::ready(change)?;
     let answered = match client::call(Call::Attach { mm, id, flags }) {
         // This dipcd does not know us: the one that did was stopped for good.
         Err(NoAnswer::Refused(SysvError::EPERM)) => {
-            let mm = trap::begin_anew(&change)?;
+            let mm = trap::begin_anew(change)?;
             client::call(Call::Attach { mm, id, flags })
         }
         answered => answered,
@@ -98,7 +117,7 @@ pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError
     };
     let whole = usize::try_from(bytes).ok().and_then(whole_pages);
     let given_up = |error| {
-        tell_unmapped(&change, Some(attachment), &(0..0));
+        tell_unmapped(change, Some(attachment), &(0..0));
         error
     };
     let (Some(whole), Some(file)) = (whole, file) else {
@@ -119,7 +138,7 @@ pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError
     drop(file);
     let range = start..start + whole;
     if replaced {
-        tell_unmapped(&change, None, &range);
+        tell_unmapped(change, None, &range);
     }
     let mapped = client::call(Call::Mapped { attachment, address: start as u64 });
     let opened = mapped.map_err(SysvError::from).and_then(|_| match trap::current() {
@@ -128,7 +147,7 @@ pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError
     });
     if opened.is_err() {
         unmap(&pieces::table(), &range);
-        tell_unmapped(&change, Some(attachment), &range);
+        tell_unmapped(change, Some(attachment), &range);
     }
     opened.map(|()| start)
 }

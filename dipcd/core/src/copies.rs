@@ -111,7 +111,7 @@ pub enum CopyStep {
 pub enum Failure {
     /// The node that had its only copy was lost.
     Lost,
-    /// The segment is deleted, or knows nothing of this node.
+    /// The segment is deleted, or its home is lost.
     Gone,
     /// `employer_shm_timeout` is over.
     TimedOut,

@@ -79,6 +79,9 @@ pub enum Event {
     LinkUp,
     /// The link has ended, or is about to be replaced.
     LinkDown,
+    /// Home is lost to this node: whoever waits, or faults before a link is up again, gets SIGBUS.
+    /// What is here stays: home may come back and know it still. `LinkDown` came before.
+    HomeLost,
     /// The lease is over: access is taken away. Every node closes a link whose lease has ended, so
     /// `LinkDown` follows.
     LeaseEnded,
@@ -165,6 +168,8 @@ pub struct Replica {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Link {
     Down,
+    /// It is down, and nobody waits for another one.
+    Lost,
     /// It is up, but the lease does not run: nothing is said.
     Mute,
     /// The report was sent.
@@ -274,6 +279,7 @@ impl Replica {
                 self.report(&mut step);
             }
             Event::LinkDown => self.hang_up(),
+            Event::HomeLost => self.home_lost(&mut step),
             Event::LeaseEnded => self.lease_ended(&mut step),
             Event::LeaseRestored => {
                 while let Lease::Over(Some(from)) = self.lease {
@@ -330,6 +336,9 @@ impl Replica {
             self.waiting.remove(&page);
             step.copy(CopyStep::Wake(page));
             return;
+        }
+        if self.link == Link::Lost {
+            return step.copy(CopyStep::Fail { page, failure: Failure::Gone });
         }
         let since_ms = step.now_ms;
         let new = Waiting { wanted: access, asked: None, since_ms };

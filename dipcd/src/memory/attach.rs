@@ -17,6 +17,7 @@ use dipc_core::{directory, replica};
 use dipc_wire::client::{Answer, AttachmentNo, Mm};
 use dipc_wire::ids::{ClientId, Kind, NodeId, ObjectId};
 use dipc_wire::keeper::{Account, SegmentFile};
+use dipc_wire::limits::REPLICAS_MAX;
 use dipc_wire::memory::Replica;
 use dipc_wire::peer::{Attachment, Caller, Located, PeerFrame};
 use dipc_wire::sysv::{SHM_RDONLY, SysvError};
@@ -24,7 +25,7 @@ use dipc_wire::sysv::{SHM_RDONLY, SysvError};
 use super::ends;
 use super::families::Mappings;
 use super::geometry::Geometry;
-use super::node::{Attaching, Memory};
+use super::node::{Attaching, Memory, mappings_of};
 use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
 use super::pager::replica_side::ReplicaSide;
@@ -241,6 +242,9 @@ impl Memory {
         let segment = self.elsewhere(id, home, geometry);
         let mut locked = segment.lock();
         let number = attachment.replica;
+        if number.0 >= REPLICAS_MAX {
+            return Err(SysvError::EIO);
+        }
         if number == Replica::HOME {
             let home = locked.state.home.as_ref().ok_or(SysvError::EIDRM)?;
             let mappings = home.file.mappings.clone();
@@ -261,7 +265,11 @@ impl Memory {
             locked.begin_links(number, daemon.links.link(home).as_ref());
         }
         let side = locked.state.replicas.get_mut(&number).ok_or(SysvError::EIO)?;
-        side.caller = Some((caller.0.clone(), caller.1));
+        let caller = (caller.0.clone(), caller.1);
+        if side.caller.as_ref() != Some(&caller) {
+            super::recover::write_caller(&self.homes.dir_of(id), number, &caller);
+            side.caller = Some(caller);
+        }
         let mappings = side.file.mappings.clone();
         drop(locked);
         Ok((segment, mappings))
@@ -283,7 +291,8 @@ pub fn mapped(
             _ => None,
         }
     };
-    let pending = pending.ok_or(SysvError::EINVAL)?;
+    // A dipcd that was restarted meanwhile knows nothing of it: its program begins again.
+    let pending = pending.ok_or(SysvError::EPERM)?;
     let Pending { mm, mappings, segment, .. } = &pending;
     let refused = |error: std::io::Error| {
         tracing::warn!(op = "mapped", pid, %error);
@@ -330,10 +339,13 @@ pub(super) fn again(daemon: &Arc<Daemon>, id: ObjectId, number: Replica) {
     let memory = &daemon.memory;
     let Some(segment) = memory.find(id) else { return };
     let _attaching = memory.begin_attach(id);
+    let Some(mappings) = mappings_of(&segment).remove(&number) else { return };
+    // Home may know already that its last program has ended.
+    memory.families().look_for_ends(&mappings);
     let (caller, unused) = {
         let locked = segment.lock();
         let Some(side) = locked.state.replicas.get(&number) else { return };
-        (side.caller.clone(), side.leaving || side.file.mappings.attachments().is_empty())
+        (side.caller.clone(), side.leaving || mappings.attachments().is_empty())
     };
     if unused {
         // It was about to leave, and home was quicker.
@@ -341,19 +353,25 @@ pub(super) fn again(daemon: &Arc<Daemon>, id: ObjectId, number: Replica) {
     }
     tracing::warn!(op = "attach", %id, replica = number.0, "its home knows it no more");
     let deadline = Deadline::after(daemon.timeouts().employer_referee);
-    let attachment = match &caller {
-        Some((caller, flags)) => ask(daemon, segment.home, caller, id, *flags, deadline),
-        // A dipcd that was restarted does not know them.
-        None => Err(SysvError::EIDRM),
-    };
-    let begun = attachment.and_then(|attachment| {
-        let bounds = Bounds::of(&daemon.config());
-        begin_again(daemon, &segment, number, attachment.replica, &bounds)
-    });
-    if let Err(refusal) = begun {
+    let caller = caller.ok_or(SysvError::EIDRM);
+    let attachment =
+        caller.and_then(|(caller, flags)| ask(daemon, segment.home, &caller, id, flags, deadline));
+    let bounds = Bounds::of(&daemon.config());
+    let begun = attachment
+        .and_then(|attachment| begin_again(daemon, &segment, number, attachment.replica, &bounds));
+    let Err(refusal) = begun else { return };
+    let is_home_lost = daemon.links.is_lost(segment.home);
+    if is_home_lost || refusal == SysvError::ETIMEDOUT {
+        tracing::warn!(op = "attach", %id, ?refusal, "its home cannot be reached");
+        let mut locked = segment.lock();
+        locked.renew(number, bounds.of_replica(&segment.geometry), is_home_lost);
+        locked.begin_links(number, daemon.links.link(segment.home).as_ref());
+        locked.wake_all();
+    } else {
         tracing::warn!(op = "attach", %id, ?refusal, "its programs get SIGBUS");
         super::control::fail_replica(daemon, id, number);
     }
+    mappings.wake(mappings.file().span());
 }
 
 fn begin_again(
@@ -377,12 +395,16 @@ fn begin_again(
         SysvError::ENOMEM
     })?;
     if let Some(side) = locked.state.replicas.get_mut(&to) {
+        if let Some(caller) = &caller {
+            super::recover::write_caller(&memory.homes.dir_of(id), to, caller);
+        }
         side.caller = caller;
     }
     locked.begin_links(to, daemon.links.link(home).as_ref());
     if let Some(side) = locked.state.replicas.get(&to) {
         side.file.mappings.wake(side.file.file.span());
     }
+    locked.wake_all();
     Ok(())
 }
 

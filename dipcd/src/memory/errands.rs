@@ -12,6 +12,7 @@ use dipc_wire::memory::Replica;
 
 use super::pager::shared::Note;
 use super::records::CopyRecords;
+use super::recover::caller_name;
 use super::{attach, control, ends};
 use crate::daemon::Daemon;
 
@@ -62,7 +63,8 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
     memory.shared.timers.forget(segment.lock().machine(number));
     memory.drop_file(SegmentFile { id, home: segment.home, replica: number });
     let dir = memory.homes.dir_of(id);
-    let removed = remove_if_there(&dir.join(CopyRecords::file_name(number)));
+    let removed = remove_if_there(&dir.join(CopyRecords::file_name(number)))
+        .and(remove_if_there(&dir.join(caller_name(number))));
     let mut locked = segment.lock();
     locked.state.replicas.remove(&number);
     let unused = locked.state.replicas.is_empty() && locked.state.home.is_none();

@@ -4,10 +4,14 @@
 //! A page that leaves is looked after by one thread: it asks /proc what the threads of the programs
 //! that map the file are doing, and has a page that somebody sleeps on fetched back for reading.
 //! When it comes, whoever believes in another value than it holds is woken, before home hears that
-//! it has come. A thread seen running may be on its way to sleep, so a page is looked after a
-//! while, less and less often; a page that nobody runs for or sleeps on is forgotten at once, so
-//! nothing is polled when nobody sleeps. Sleepers whose word is unchanged stay asleep: woken they
-//! would ask for the page for writing, and two nodes that wait on one word would wake each other.
+//! it has come. Sleepers whose word is unchanged stay asleep: woken they would ask for the page for
+//! writing, and two nodes that wait on one word would wake each other.
+//!
+//! Who is about to sleep has the page, or waits for it; only a thread that has read the word and
+//! has not slept yet when the page leaves is missed by a look, if the processor was taken from it
+//! in between. So who is seen running is looked at again, less and less often, until he has run for
+//! a moment more. A page that nobody sleeps on is forgotten then: nothing is polled. Looks that
+//! find nobody are made so seldom that they cost a tenth of a processor at most.
 #![forbid(unsafe_code)]
 
 use parking_lot::{Condvar, Mutex};
@@ -18,7 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::memory::families::{Attachment, Mappings, Process};
@@ -33,9 +37,14 @@ use dipc_wire::keeper::SegmentFile;
 const FIRST_LOOK: Duration = Duration::from_micros(200);
 /// The longest pause between two looks; with it a wake-up is never later than 20 ms.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
-/// Looks after a page while threads run, half a second in all: on a busy machine one that is about
-/// to sleep may have to wait for its turn.
+/// Looks after a page while a thread waits for the processor, half a second in all.
 const LOOKS_MAX: u32 = 64;
+/// What a thread takes at most from reading a word to sleeping on it, and more.
+const ON_THE_WAY: Duration = Duration::from_micros(50);
+/// After a look that found nobody, so many times as long as it took passes before the next one.
+const REST: u32 = 10;
+/// But no more than this.
+const REST_MAX: Duration = Duration::from_millis(4);
 /// What is remembered of programs that were named in the log.
 const NAMED_MAX: usize = 1024;
 
@@ -43,8 +52,15 @@ const NAMED_MAX: usize = 1024;
 /// it came between the look and now, says [`Futexes::came`].
 pub type Fetch<'a> = dyn Fn(&Arc<Mappings>, u64) + 'a;
 
+/// A thread that was seen running, and how long it has run since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Runner {
+    /// Its number; 0 stands for the threads of a process that is not known yet.
+    thread: u32,
+    ran: Duration,
+}
+
 /// Pages side by side that have left, and when they are looked after next.
-#[derive(Clone, Copy)]
 struct Look {
     end: u64,
     /// When they left last.
@@ -52,6 +68,8 @@ struct Look {
     due: Instant,
     pause: Duration,
     looks: u32,
+    /// Who may be on the way to sleep, since the first look.
+    runners: Option<Arc<[Runner]>>,
 }
 
 /// One word of a page, in bytes from the page's beginning, and what a sleeper believes it holds.
@@ -66,6 +84,8 @@ struct Watch {
     mappings: Arc<Mappings>,
     left: BTreeMap<u64, Look>,
     asleep: BTreeMap<u64, Vec<Belief>>,
+    /// Nobody looks before that.
+    rests_until: Instant,
 }
 
 #[derive(Default)]
@@ -81,6 +101,8 @@ pub struct Futexes {
     changed: Condvar,
     /// How many pages somebody is known to sleep on; mostly none, and then nothing is looked up.
     asleep: AtomicUsize,
+    /// The thread is to be woken.
+    must_ring: AtomicBool,
 }
 
 /// What a look at the programs of a file has found.
@@ -88,13 +110,13 @@ pub struct Futexes {
 struct Found {
     /// By the offset of the page.
     beliefs: BTreeMap<u64, Vec<Belief>>,
-    /// Whether a thread runs, and may be about to sleep.
-    somebody_runs: bool,
+    /// Who runs, and may be about to sleep.
+    runners: Vec<Runner>,
 }
 
 impl Futexes {
     /// Pages have left this node: no program here can read them any more. Called under the
-    /// segment's lock.
+    /// segment's lock; [`Futexes::ring`] follows.
     pub fn left(&self, file: SegmentFile, mappings: &Arc<Mappings>, span: Span) {
         let mut state = self.state.lock();
         let was_idle = state.files.values().all(|watch| watch.left.is_empty());
@@ -104,13 +126,23 @@ impl Futexes {
             mappings: mappings.clone(),
             left: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            rests_until: since,
         });
         if let Some(before) = watch.left.get(&span.offset) {
             // A page that bounces is looked after all the same.
             (end, due) = (before.end.max(end), before.due.min(due));
         }
-        watch.left.insert(span.offset, Look { end, since, due, pause: FIRST_LOOK, looks: 0 });
+        let (pause, looks, runners) = (FIRST_LOOK, 0, None);
+        watch.left.insert(span.offset, Look { end, since, due, pause, looks, runners });
         if was_idle {
+            self.must_ring.store(true, Ordering::Release);
+        }
+    }
+
+    /// The end of a step in which pages may have left: only now is a thread woken for it, when
+    /// those who wait for the pages have been answered.
+    pub fn ring(&self) {
+        if self.must_ring.load(Ordering::Acquire) && self.must_ring.swap(false, Ordering::AcqRel) {
             self.changed.notify_one();
         }
     }
@@ -192,8 +224,7 @@ impl Futexes {
             if state.ending {
                 return None;
             }
-            let first = state.files.values().flat_map(|watch| watch.left.values()).map(|l| l.due);
-            match first.min() {
+            match state.files.values().filter_map(Watch::due).min() {
                 None => self.changed.wait(&mut state),
                 Some(first) if first > Instant::now() => {
                     self.changed.wait_until(&mut state, first);
@@ -202,7 +233,7 @@ impl Futexes {
             }
         }
         let now = Instant::now();
-        let is_due = |watch: &Watch| watch.left.values().any(|look| look.due <= now);
+        let is_due = |watch: &Watch| watch.due().is_some_and(|due| due <= now);
         let due = state.files.iter().filter(|(_, watch)| is_due(watch));
         Some(due.map(|(file, watch)| (*file, watch.mappings.clone())).collect())
     }
@@ -221,7 +252,8 @@ impl Futexes {
         let Some(watch) = state.files.get_mut(&file) else { return Vec::new() };
         let now = Instant::now();
         let mut wanted = Vec::new();
-        let (asleep, somebody_runs) = (&mut watch.asleep, found.somebody_runs && !is_unmapped);
+        let asleep = &mut watch.asleep;
+        let running: Arc<[Runner]> = if is_unmapped { [].into() } else { found.runners.into() };
         watch.left.retain(|first, look| {
             let here: Vec<_> =
                 found.beliefs.range(*first..look.end).map(|(page, _)| *page).collect();
@@ -239,13 +271,39 @@ impl Futexes {
             look.looks += 1;
             look.pause = (look.pause * 2).min(PAUSE_MAX);
             look.due = now + look.pause;
-            somebody_runs && look.looks < LOOKS_MAX
+            let on_the_way = still_on_the_way(look.runners.take(), &running);
+            let goes_on = !on_the_way.is_empty() && look.looks < LOOKS_MAX;
+            look.runners = Some(on_the_way);
+            goes_on
         });
+        if wanted.is_empty() {
+            watch.rests_until = now + ((now - began) * REST).min(REST_MAX);
+        }
         if watch.left.is_empty() && watch.asleep.is_empty() {
             state.files.remove(&file);
         }
         wanted
     }
+}
+
+impl Watch {
+    /// When somebody should look.
+    fn due(&self) -> Option<Instant> {
+        let first = self.left.values().map(|look| look.due).min();
+        first.map(|due| due.max(self.rests_until))
+    }
+}
+
+/// Who of those that were seen running before has not had the processor since.
+fn still_on_the_way(before: Option<Arc<[Runner]>>, now: &Arc<[Runner]>) -> Arc<[Runner]> {
+    let Some(before) = before.filter(|before| before.iter().all(|one| one.thread != 0)) else {
+        return now.clone();
+    };
+    let has_hardly_run = |one: &Runner| {
+        let again = now.iter().find(|other| other.thread == one.thread);
+        again.is_some_and(|again| again.ran.saturating_sub(one.ran) < ON_THE_WAY)
+    };
+    before.iter().copied().filter(has_hardly_run).collect()
 }
 
 fn pages_of(span: Span) -> impl Iterator<Item = u64> {
@@ -277,7 +335,7 @@ fn look(attached: &[Attachment], named: &mut HashSet<u32>) -> Found {
     for Attachment { process, .. } in attached {
         let Some(process) = process else {
             // Who it is will be known in a moment.
-            found.somebody_runs = true;
+            found.runners.push(Runner { thread: 0, ran: Duration::ZERO });
             continue;
         };
         if seen.insert(process.pid) {
@@ -295,12 +353,12 @@ fn look(attached: &[Attachment], named: &mut HashSet<u32>) -> Found {
 fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: &mut HashSet<u32>) {
     let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else { return };
     let mut words = Vec::new();
-    let mut somebody_runs = false;
+    let mut runners = Vec::new();
     for thread in threads.flatten() {
         let syscall = open_as_its_owner(&thread.path().join("syscall"));
         let Ok(line) = syscall.and_then(io::read_to_string) else { continue };
         match doing(&line) {
-            Doing::Running => somebody_runs = true,
+            Doing::Running => runners.extend(runner(&thread.path())),
             Doing::Sleeping(word) => words.push(word),
             Doing::SleepingOnOne { address, count } => {
                 words.extend(several(process.pid, address, count));
@@ -318,12 +376,20 @@ fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: 
     if has_ended(process) {
         return;
     }
-    found.somebody_runs |= somebody_runs;
+    found.runners.append(&mut runners);
     for word in words {
         if let Some((page, belief)) = ranges.iter().find_map(|range| belief(range, word)) {
             found.beliefs.entry(page).or_default().push(belief);
         }
     }
+}
+
+/// A thread that runs; without the kernel's statistics it counts as one that never does.
+fn runner(task: &Path) -> Option<Runner> {
+    let thread = task.file_name()?.to_str()?.parse().ok()?;
+    let statistics = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    let ran = statistics.split(' ').next().and_then(|number| number.parse().ok());
+    Some(Runner { thread, ran: Duration::from_nanos(ran.unwrap_or(0)) })
 }
 
 /// The words of a futex_waitv(2). Memory that is absent itself tells nothing.

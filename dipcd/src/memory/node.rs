@@ -180,6 +180,7 @@ impl Memory {
         for effect in effects {
             locked.state.carry_out_home(segment, effect, &Contents::none());
         }
+        self.shared.futexes.ring();
         Ok(())
     }
 
@@ -213,6 +214,7 @@ impl Memory {
         for effect in effects {
             locked.state.carry_out_replica(segment, number, effect, &Contents::none());
         }
+        self.shared.futexes.ring();
         Ok(())
     }
 
@@ -369,7 +371,13 @@ impl Memory {
         let span = segment.geometry.span(page).ok_or(SysvError::EINVAL)?;
         let mut locked = segment.lock();
         loop {
-            let number = locked.whose(mappings).ok_or(SysvError::EIDRM)?;
+            let Some(number) = locked.whose(mappings) else {
+                if !locked.begins_again(mappings) {
+                    return Err(SysvError::EIDRM);
+                }
+                locked.wait(WAIT);
+                continue;
+            };
             match locked.holds(number, page) {
                 Some(held) if held >= access => break,
                 _ => locked.fault(number, page, access),
@@ -392,6 +400,7 @@ impl Faults for Memory {
         let mut locked = segment.lock();
         match locked.whose(&fault.mappings) {
             Some(number) => locked.fault(number, page, fault.access),
+            None if locked.begins_again(&fault.mappings) => {}
             // Nobody will ever have it.
             None => {
                 drop(locked);

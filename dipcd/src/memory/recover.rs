@@ -12,6 +12,7 @@ use std::sync::Arc;
 use dipc_wire::codec::{decode_packet, encode_packet};
 use dipc_wire::keeper::{Held, SegmentFile};
 use dipc_wire::memory::Replica;
+use dipc_wire::peer::Caller;
 
 use super::files::ReplicaFile;
 use super::geometry::Geometry;
@@ -97,6 +98,9 @@ fn open(daemon: &Daemon, file: NodeFile) -> io::Result<()> {
     }
     let mut locked = segment.lock();
     memory.open_replica(&mut locked, &segment, name.replica, file, &bounds)?;
+    if let Some(side) = locked.state.replicas.get_mut(&name.replica) {
+        side.caller = read_caller(&memory.homes.dir_of(name.id), name.replica);
+    }
     locked.begin_links(name.replica, None);
     Ok(())
 }
@@ -106,6 +110,23 @@ pub fn write_geometry(dir: &Path, geometry: &Geometry) -> io::Result<()> {
     make_private_dir(dir)?;
     let numbers = (geometry.file_bytes, geometry.unit_bytes);
     fs::write(dir.join(GEOMETRY), encode_packet(&numbers))
+}
+
+/// In whose name a replica is attached again, in the segment's directory.
+pub fn caller_name(replica: Replica) -> String {
+    format!("caller-{}", replica.0)
+}
+
+/// Keeps in whose name a replica is attached again when its home has forgotten it.
+pub fn write_caller(dir: &Path, replica: Replica, caller: &(Caller, i32)) {
+    // Without it the programs get SIGBUS, should all that ever happen.
+    if let Err(error) = fs::write(dir.join(caller_name(replica)), encode_packet(caller)) {
+        tracing::warn!(op = "attach", dir = %dir.display(), %error);
+    }
+}
+
+fn read_caller(dir: &Path, replica: Replica) -> Option<(Caller, i32)> {
+    decode_packet(&fs::read(dir.join(caller_name(replica))).ok()?).ok()
 }
 
 /// How a segment of another home is cut.

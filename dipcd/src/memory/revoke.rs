@@ -32,7 +32,7 @@ use super::recover::read_geometry;
 use super::segments::{DIRECTORY, dir_of};
 
 /// How long a helper thread may take to close pages.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long dipcd may take to stand still.
 const STANDSTILL: Duration = Duration::from_millis(50);

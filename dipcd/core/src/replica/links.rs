@@ -7,13 +7,23 @@ use dipc_wire::peer::Piece;
 
 use super::step::Step;
 use super::{Copy, CopyRecord, Effect, Lease, Leaving, Link, Replica, WALK};
-use crate::copies::{CopyStep, Place, Records, Run, Source};
+use crate::copies::{CopyStep, Failure, Place, Records, Run, Source};
 
 impl Replica {
     pub(super) fn hang_up(&mut self) {
-        self.link = Link::Down;
+        if self.link != Link::Lost {
+            self.link = Link::Down;
+        }
         for waiting in self.waiting.values_mut() {
             waiting.asked = None;
+        }
+    }
+
+    /// Nobody waits for home any more.
+    pub(super) fn home_lost<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
+        self.link = Link::Lost;
+        for page in std::mem::take(&mut self.waiting).into_keys() {
+            step.copy(CopyStep::Fail { page, failure: Failure::Gone });
         }
     }
 

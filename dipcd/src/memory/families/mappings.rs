@@ -290,6 +290,11 @@ impl Mappings {
         self.poisoned.lock().range(span.offset..span.end()).next().is_some()
     }
 
+    /// Where it gives SIGBUS.
+    pub fn poisoned(&self) -> Vec<u64> {
+        self.poisoned.lock().iter().copied().collect()
+    }
+
     /// Maps pages that were poisoned and are there now.
     fn heal(self: &Arc<Self>, span: Span, protected: Protected) {
         let poisoned: Vec<u64> =

@@ -40,6 +40,12 @@ impl ReplicaSide {
         self.leaving || self.machine.as_ref().is_some_and(replica::Replica::has_said_goodbye)
     }
 
+    /// Whether home knows it no more and it is being attached again: who faults meanwhile waits,
+    /// and is woken at the end of that.
+    pub fn begins_again(&self) -> bool {
+        self.machine.is_none() && !self.leaving
+    }
+
     /// Puts one together.
     pub fn new(
         machine: replica::Replica,
@@ -63,6 +69,11 @@ impl ReplicaSide {
         self.records.clear()?;
         self.machine = Some(replica::Replica::start(config, &self.records, |_| {}));
         self.file.fail_all()
+    }
+
+    /// Nothing is here any more, but home may know it again by a later link.
+    pub fn renew(&mut self, config: replica::Config) {
+        self.machine = Some(replica::Replica::start(config, &self.records, |_| {}));
     }
 
     /// Tells its programs what they have become.

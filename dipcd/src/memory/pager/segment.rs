@@ -28,6 +28,9 @@ use crate::links::Link;
 use crate::memory::families::Mappings;
 use crate::memory::geometry::Geometry;
 
+/// How many pages that gave SIGBUS are asked for at once when home serves a replica again.
+const HEALED_MAX: usize = 4096;
+
 /// A segment on this node.
 pub struct Segment {
     /// Its id.
@@ -122,14 +125,19 @@ impl Locked<'_> {
         self.state.settle(self.segment);
     }
 
-    /// Something happens to a replica of this node.
+    /// Something happens to a replica of this node. When its home serves it again, what gave SIGBUS
+    /// meanwhile is asked for: nobody faults there any more.
     pub fn step_replica(
         &mut self,
         replica: Replica,
         event: replica::Event,
         contents: &Contents<'_>,
     ) {
+        let is_served_again = matches!(event, replica::Event::Frame(ToReplica::Resumed));
         self.state.step_replica(self.segment, replica, event, contents);
+        if is_served_again {
+            self.state.ask_for_poisoned(self.segment, replica);
+        }
         self.state.settle(self.segment);
         // It may have been given in the last moment, or after it.
         self.look_at_lease();
@@ -157,6 +165,19 @@ impl Locked<'_> {
             }
         }
         self.state.stopped = None;
+    }
+
+    /// A replica that its home does not know, and that cannot be attached again now, begins with
+    /// nothing; at the next link home says again what becomes of it.
+    pub fn renew(&mut self, number: Replica, config: replica::Config, is_home_lost: bool) {
+        let Some(side) = self.state.replicas.get_mut(&number) else { return };
+        side.renew(config);
+        if self.state.lapsed {
+            self.step_replica(number, replica::Event::LeaseEnded, &Contents::none());
+        }
+        if is_home_lost {
+            self.step_replica(number, replica::Event::HomeLost, &Contents::none());
+        }
     }
 
     /// The lease of the segment's home runs again.
@@ -255,6 +276,13 @@ impl Locked<'_> {
         let mut replicas = self.state.replicas.iter();
         let side = replicas.find(|(_, side)| is_it(&side.file) && side.machine.is_some());
         side.map(|(number, _)| *number)
+    }
+
+    /// Whether whoever faults in a file is to wait for another machine.
+    pub fn begins_again(&self, mappings: &Arc<Mappings>) -> bool {
+        let is_it = |side: &&ReplicaSide| Arc::ptr_eq(&side.file.mappings, mappings);
+        let side = self.state.replicas.values().find(is_it);
+        !self.state.dead && side.is_some_and(ReplicaSide::begins_again)
     }
 
     /// A program touches a page of a file.
@@ -442,6 +470,18 @@ impl State {
         let raw = gathered.bytes().to_vec();
         drop(gathered);
         self.local.push_back(Local::ToReplica { to, frame, raw });
+    }
+
+    fn ask_for_poisoned(&mut self, segment: &Segment, number: Replica) {
+        let Some(side) = self.replicas.get(&number) else { return };
+        let poisoned = side.file.mappings.poisoned();
+        let pages = poisoned.iter().filter_map(|offset| segment.geometry.page_at(*offset));
+        let mut pages: Vec<PageNo> = pages.collect();
+        pages.dedup();
+        for page in pages.into_iter().take(HEALED_MAX) {
+            let event = replica::Event::Fault { page, access: Access::Read };
+            self.step_replica(segment, number, event, &Contents::none());
+        }
     }
 
     fn step_replica(
