@@ -55,7 +55,8 @@ impl AllowList {
             return Ok(AllowList::Everybody);
         }
         let missing = !config.allow_file.exists();
-        if missing && config.this_machine.ip().is_loopback() {
+        let unasked = admission == Admission::Open && config.this_machine.ip().is_loopback();
+        if missing && unasked {
             return Ok(AllowList::Loopback);
         }
         AllowList::load(&config.allow_file)
@@ -258,6 +259,7 @@ mod tests {
         let mut config = Config::single_in(dir.path(), dir.path());
         let of_node = |config: &Config, admission| AllowList::of_node(config, admission);
         assert_eq!(of_node(&config, Admission::Open), Ok(AllowList::Loopback));
+        assert!(of_node(&config, Admission::Secure).is_err(), "-s is to be taken at its word");
         std::fs::write(&config.allow_file, "192.0.2.1").unwrap();
         let listed = AllowList::Listed([("192.0.2.1".parse().unwrap(), None)].into());
         assert_eq!(of_node(&config, Admission::Open), Ok(listed.clone()));

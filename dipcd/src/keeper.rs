@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,7 +131,10 @@ enum Ready {
 impl Keeper {
     /// Listens in `state_dir`. `None` if another keeper does.
     fn open(state_dir: &Path) -> io::Result<Option<Keeper>> {
-        let lock = File::create(state_dir.join(LOCK_NAME))?;
+        // For its owner alone: whoever may open a file may lock it.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(state_dir.join(LOCK_NAME))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             locked => locked?,

@@ -10,6 +10,7 @@
  *   op NUM OP [undo]      semop, value NUM, setval NUM VALUE, waiters NUM, zeros NUM (GETZCNT),
  *                         last NUM (GETPID)
  *   remove                the queue, or the set when the last get was semget's
+ *   ftok PATH             the key that ftok makes of it
  *   become UID            setresuid and setresgid, as root
  *   child LINE            the line in a child, which then ends; 0, or the child's errno
  *   exec                  runs this program anew, which keeps the set; the set
@@ -108,6 +109,15 @@ static long in_child(const char *line)
     return errno == 0 ? 0 : -1;
 }
 
+static long make_key(const char *path)
+{
+    char name[4096] = "";
+    if (sscanf(path, "%4095s", name) != 1)
+        return -1;
+    key_t key = ftok(name, 'x');
+    return key == -1 ? -1 : (long)(unsigned)key;
+}
+
 static long call(const char *word, const char *arguments)
 {
     int number = atoi(arguments), value = 0;
@@ -136,6 +146,8 @@ static long call(const char *word, const char *arguments)
         return semctl(set, number, GETPID);
     if (strcmp(word, "setval") == 0 && sscanf(arguments, "%d %d", &number, &value) == 2)
         return semctl(set, number, SETVAL, (union semun){ .val = value });
+    if (strcmp(word, "ftok") == 0)
+        return make_key(arguments);
     if (strcmp(word, "become") == 0)
         return become((unsigned)number);
     if (strcmp(word, "child") == 0)

@@ -66,6 +66,46 @@ fn the_journey_of_a_message_can_be_read() {
     assert_in_order(&traces(cluster.node(1)), home);
 }
 
+/// Page 2 of a segment, from the fault of one program to the grant, and back when it is wanted.
+#[test]
+fn the_journey_of_a_page_can_be_read() {
+    let cluster = Cluster::of(2).option("-v").start();
+    let (mut home, mut away) =
+        (Puppet::of_pages(cluster.node(1)), Puppet::of_pages(cluster.node(2)));
+    home.must("shmget 78 16384 011600");
+    away.must("shmget 78 0 010600");
+    home.must("attach 0");
+    away.must("attach 0");
+    home.must("poke 8192 5");
+    away.must("poke 8192 6");
+    assert_eq!(home.must("peek 8192"), "6");
+    // The last that is said of it, when the program goes on already.
+    cluster.node(2).wait_for_log("frame: Confirm { page: PageNo(2)");
+    let away: &[&[&str]] = &[
+        &["back_end.rs", "op=\"call\"", "Get {", "kind: Segment", "key: Key(78)"],
+        &["segment.rs", "op=\"page\"", "replica=1", "Fault { page: PageNo(2), access: Write"],
+        &["links.rs", "op=\"send\"", "frame: Fault { first: PageNo(2)", "raw_bytes=0"],
+        &["link.rs", "op=\"received\"", "Grant { access: Write", "PageNo(2)", "raw_bytes=4096"],
+        &["segment.rs", "op=\"page\"", "Grant {", "Fill { page: PageNo(2)"],
+        &["links.rs", "op=\"send\"", "frame: Ack { pages: [(PageNo(2)"],
+        &["link.rs", "op=\"received\"", "frame: Recall { page: PageNo(2)", "wanted: Read"],
+        &["segment.rs", "op=\"page\"", "Recall {", "Protect(Run { first: PageNo(2)"],
+        &["links.rs", "op=\"send\"", "frame: Recalled {", "PageNo(2)", "raw_bytes=4096"],
+        &["link.rs", "op=\"received\"", "frame: Confirm { page: PageNo(2)"],
+    ];
+    assert_in_order(&traces(cluster.node(2)), away);
+    let home: &[&[&str]] = &[
+        &["link.rs", "op=\"received\"", "from=2", "frame: Fault { first: PageNo(2)"],
+        &["segment.rs", "op=\"page\"", "at=\"home\"", "Fault {", "Record { page: PageNo(2)"],
+        &["links.rs", "op=\"send\"", "Grant { access: Write", "PageNo(2)"],
+        &["link.rs", "op=\"received\"", "frame: Ack { pages: [(PageNo(2)"],
+        &["segment.rs", "op=\"page\"", "at=\"home\"", "Fault { page: PageNo(2), access: Read"],
+        &["links.rs", "op=\"send\"", "frame: Recall { page: PageNo(2)"],
+        &["link.rs", "op=\"received\"", "frame: Recalled {", "PageNo(2)"],
+    ];
+    assert_in_order(&traces(cluster.node(1)), home);
+}
+
 #[test]
 fn what_is_converted_is_said_and_shown() {
     let cluster = after_a_message("-ncd");
