@@ -1,6 +1,5 @@
 //! Too much of everything: a node or a program that asks without end must not stop a dipcd, fill
-//! its
-//! memory or its log, or keep others from their work.
+//! its memory or its log, or keep others from their work.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

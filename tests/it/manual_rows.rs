@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use dipc_tests::programs::source_tree;
 
@@ -341,4 +342,36 @@ fn every_test_that_is_named_is_there() {
             assert!(is_test && !before.iter().any(|line| line.contains("ignore")), "{row}: {test}");
         }
     }
+}
+
+fn sources_below(directory: &Path, all: &mut String) {
+    for entry in fs::read_dir(directory).expect("the source tree can be read").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources_below(&path, all);
+        } else if path.extension().is_some_and(|of| of == "rs") {
+            *all += &fs::read_to_string(&path).expect("a source file is text");
+        }
+    }
+}
+
+/// In THREATS.md too: in the last column, what is no code and joined by underscores is a test.
+#[test]
+fn every_test_that_the_threats_name_is_there() {
+    let mut all = String::new();
+    for directory in ["tests/it", "dipcd"] {
+        sources_below(&source_tree().join(directory), &mut all);
+    }
+    let (threats, mut named) = (source("THREATS.md"), 0);
+    for row in threats.lines().filter(|line| line.starts_with("| ") && !line.contains("---")) {
+        let column = row.trim_end_matches([' ', '|']).rsplit(" | ").next().expect("a column");
+        let prose = column.split('`').step_by(2);
+        let words =
+            prose.flat_map(|text| text.split(|c: char| !c.is_ascii_lowercase() && c != '_'));
+        for test in words.filter(|word| word.matches('_').count() > 1) {
+            assert!(all.contains(&format!("fn {test}(")), "there is no {test}: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 40, "the last column names tests: {named}");
 }

@@ -1,7 +1,6 @@
 //! What dipcd, its keeper and its stand-ins may do: six capabilities; nothing but their user's
-//! where
-//! they run without root; and everything still works under the restrictions of the systemd unit,
-//! which are taken on here without systemd.
+//! where they run without root; and everything still works under the restrictions of the systemd
+//! unit, which are taken on here without systemd.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;

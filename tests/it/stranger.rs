@@ -1,6 +1,5 @@
 //! A stranger on the network, or a node gone bad: what a test says to a dipcd byte by byte, with
-//! the
-//! cluster's key or without it.
+//! the cluster's key or without it.
 #![forbid(unsafe_code)]
 
 use std::fs;

@@ -1,6 +1,5 @@
 //! Real users: what one may not do to another's objects, from any node and by any road; who
-//! somebody
-//! is elsewhere; and how much of a dipcd one of them may take.
+//! somebody is elsewhere; and how much of a dipcd one of them may take.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -115,6 +114,37 @@ fn connected_sockets(pid: Pid) -> Vec<i32> {
     };
     let sockets = entries.filter_map(Result::ok).filter(is_socket);
     sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A process of the account may do to its stand-in what it may do to root's processes: nothing.
+#[test]
+fn a_stand_in_is_out_of_its_accounts_reach() {
+    if skip::needs_root("a_stand_in_is_out_of_its_accounts_reach") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    let mut near = Puppet::on(cluster.node(1));
+    near.must("semget 0x6a 1 011666");
+    near.must("op 0 1");
+    let mut far = Puppet::of(&cluster, 2, DAEMON);
+    far.must("semget 0x6a 1 010600");
+    far.must("op 0 -1 undo");
+    let [stand_in] = cluster.node(1).stand_ins()[..] else { panic!("one client has one") };
+    let pid = stand_in.as_raw_nonzero();
+    for attempt in [
+        format!("kill -KILL {pid}"),
+        format!("kill -STOP {pid}"),
+        format!("ls /proc/{pid}/fd/"),
+        format!("cat /proc/{pid}/environ"),
+        format!("cat /proc/{pid}/maps"),
+        format!("head -c 1 /proc/{pid}/mem"),
+    ] {
+        let output = cluster.node(1).spawn_as(DAEMON, "sh", &["-c", &attempt]).wait();
+        assert!(!output.status.success(), "{attempt}: {output:?}");
+    }
+    assert_eq!(near.must("value 0"), "0", "nothing is undone");
+    far.must("op 0 1");
+    assert_eq!(near.must("value 0"), "1");
 }
 
 #[test]
