@@ -16,7 +16,7 @@ const WAYS: [(&str, bool); 9] = [
     ("places", false),
     ("ranges", false),
     ("silent", false),
-    ("pulled", false),
+    ("pulled", true),
     ("mute", true),
     ("babbling", true),
 ];

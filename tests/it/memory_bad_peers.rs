@@ -129,7 +129,7 @@ impl BadReplica {
 type Misdeed = fn(&mut BadReplica);
 
 /// Frames that no dipcd sends: the link is closed.
-const UNBELIEVABLE: [(&str, Misdeed); 7] = [
+const UNBELIEVABLE: [(&str, Misdeed); 8] = [
     ("a page out of range", |bad| {
         let granted = granted(PAGES, 1, Content::Zero);
         bad.say(ToHome::Released { granted }, &[]);
@@ -159,13 +159,18 @@ const UNBELIEVABLE: [(&str, Misdeed); 7] = [
         let pages = vec![report(3), report(2)];
         bad.say(ToHome::Report { pages, piece: Piece::Last }, &[]);
     }),
+    ("a report of what it has not", |bad| {
+        let page =
+            PageReport { granted: granted(2, 9, Content::Raw), holds: Holds::Owned, fault: None };
+        bad.say(ToHome::Report { pages: vec![page], piece: Piece::Last }, &[0xee; PAGE]);
+    }),
     ("a part far away", |bad| {
         bad.say(ToHome::Part { page: PageNo(u32::MAX), offset: u64::MAX - 5 }, &[1; PART_BYTES]);
     }),
 ];
 
 /// Frames of a replica that has lost its way: they change nothing.
-const OUT_OF_PLACE: [(&str, Misdeed); 9] = [
+const OUT_OF_PLACE: [(&str, Misdeed); 8] = [
     ("an ack of nothing", |bad| {
         bad.say(
             ToHome::Ack { pages: vec![(PageNo(0), GrantNo(99)), (PageNo(5), GrantNo(0))] },
@@ -190,15 +195,11 @@ const OUT_OF_PLACE: [(&str, Misdeed); 9] = [
     ("an invalidation that nobody wanted", |bad| {
         bad.say(ToHome::Invalidated { page: PageNo(2), number: GrantNo(5) }, &[]);
     }),
-    ("a report of what it has not", |bad| {
-        let page =
-            PageReport { granted: granted(2, 9, Content::Raw), holds: Holds::Owned, fault: None };
-        bad.say(ToHome::Report { pages: vec![page], piece: Piece::Last }, &[0xee; PAGE]);
-    }),
+    // Behind those that the test uses afterwards: what it was given it has until it is lost.
     ("pages ahead without end", |bad| {
         for _ in 0..50 {
-            bad.say(ToHome::Ahead { first: PageNo(0), count: u16::MAX }, &[]);
-            bad.say(ToHome::Fault { first: PageNo(1), ahead: u16::MAX, access: Access::Read }, &[]);
+            bad.say(ToHome::Ahead { first: PageNo(4), count: u16::MAX }, &[]);
+            bad.say(ToHome::Fault { first: PageNo(5), ahead: u16::MAX, access: Access::Read }, &[]);
         }
     }),
     ("another node's replica", |bad| {

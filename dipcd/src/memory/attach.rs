@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dipc_core::{directory, replica};
 use dipc_wire::client::{Answer, AttachmentNo, Mm};
-use dipc_wire::ids::{ClientId, Kind, NodeId, ObjectId};
+use dipc_wire::ids::{Kind, NodeId, ObjectId};
 use dipc_wire::keeper::{Account, SegmentFile};
 use dipc_wire::limits::REPLICAS_MAX;
 use dipc_wire::memory::Replica;
@@ -36,6 +36,8 @@ use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::links::{Links, Unanswered};
 
+/// Why a program is refused that names the address space of another.
+const NOT_ITS_OWN: &str = "the address space is not its own";
 /// Between two looks at whether a replica has left.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -75,7 +77,7 @@ pub fn attach(
     let memory = &daemon.memory;
     if !memory.families().is_of(mm, program.pid) {
         // Its program begins anew, as after a dipcd that was stopped for good.
-        tracing::warn!(op = "attach", pid = program.pid, "the address space is not its own");
+        daemon.refusals.of_program(program.pid, program.caller.uid, NOT_ITS_OWN);
         return Err(SysvError::EPERM);
     }
     let home = home_of(daemon, id, deadline)?;
@@ -309,11 +311,11 @@ pub fn mapped(
 /// `Call::Unmapped` and `Call::Moved`: the address space is looked at.
 pub fn changed(
     daemon: &Arc<Daemon>,
-    client: ClientId,
+    caller: &Caller,
     mm: Mm,
     attachment: Option<AttachmentNo>,
 ) -> Result<Answer, SysvError> {
-    let memory = &daemon.memory;
+    let (memory, client) = (&daemon.memory, caller.client);
     if let Some(number) = attachment {
         let mut pending = memory.pending.lock();
         if pending.get(&number).is_some_and(|known| known.pid == client.pid) {
@@ -325,7 +327,7 @@ pub fn changed(
         }
     }
     if !memory.families().is_of(mm, client.pid) {
-        tracing::warn!(op = "unmapped", pid = client.pid, "the address space is not its own");
+        daemon.refusals.of_program(client.pid, caller.uid, NOT_ITS_OWN);
         return Err(SysvError::EINVAL);
     }
     let lost = memory.families().changed(mm);

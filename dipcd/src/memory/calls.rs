@@ -51,11 +51,9 @@ pub fn serve(
             attach::mapped(daemon, peer.pid, attachment, address).and_then(plain)
         }
         Call::Unmapped { mm, attachment, .. } => {
-            attach::changed(daemon, caller()?.client, mm, attachment).and_then(plain)
+            attach::changed(daemon, &caller()?, mm, attachment).and_then(plain)
         }
-        Call::Moved { mm, .. } => {
-            attach::changed(daemon, caller()?.client, mm, None).and_then(plain)
-        }
+        Call::Moved { mm, .. } => attach::changed(daemon, &caller()?, mm, None).and_then(plain),
         Call::Control { id, control } => {
             let stat = control::control(daemon, &caller()?, id, control, deadline)?;
             plain(Answer::Segment(stat))

@@ -84,6 +84,11 @@ impl Maps {
         maps
     }
 
+    /// Whether there is nothing: the process has ended.
+    pub fn is_of_nobody(&self) -> bool {
+        self.ours.is_empty() && self.anonymous.is_empty()
+    }
+
     /// Whether private memory of no file is mapped at an address.
     pub fn is_anonymous(&self, address: u64) -> bool {
         let behind = self.anonymous.partition_point(|(start, _)| *start <= address);

@@ -296,6 +296,9 @@ impl Family {
             Trouble::Pending if !is_late => self.read_or_wait(state, at),
             Trouble::NotThere if !is_late => {
                 self.look_again(state, at);
+                if state.spaces[at].has_lost_its_sentinel() {
+                    return self.kill(state, at, "its sentinel page is gone");
+                }
                 if effort.purpose == Purpose::Change {
                     self.settle_one(state, at);
                 }

@@ -210,6 +210,14 @@ impl AddressSpace {
         lives_in(pid, self.mm, self.sentinel)
     }
 
+    /// Whether its program has unmapped the sentinel page, without which nobody can say who it is.
+    pub fn has_lost_its_sentinel(&self) -> bool {
+        let Some(process) = &self.process else { return false };
+        let is_lost = Maps::of(process.pid)
+            .is_ok_and(|maps| !maps.is_of_nobody() && !maps.is_anonymous(self.sentinel));
+        is_lost && !matches!(self.probe(), Err(Trouble::Gone))
+    }
+
     /// The files it maps, each once.
     pub fn files(&self) -> Vec<Arc<Mappings>> {
         let mut files: Vec<Arc<Mappings>> = Vec::new();

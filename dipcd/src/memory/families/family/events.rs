@@ -13,7 +13,7 @@ use super::{Family, Purpose, State, Unplaced, page_at};
 use crate::memory::families::Fault;
 use crate::memory::families::housekeeper::Errand;
 use crate::memory::families::means::Means;
-use crate::memory::families::space::{AddressSpace, Range, find_anywhere};
+use crate::memory::families::space::{AddressSpace, Process, Range, find_anywhere};
 use crate::memory::process_maps::{Maps, Permission};
 use crate::sys::faults::{Event, Trouble, Userfaultfd};
 
@@ -226,13 +226,16 @@ impl Family {
         }
     }
 
-    /// Finds the process of a forked child, if it is not known.
+    /// Finds the process of a forked child, if it is not known. One that lives is not given up
+    /// because its sentinel page is gone: then nobody is found.
     pub(in super::super) fn identify(self: &Arc<Self>, state: &mut State, at: usize) {
         let space = &mut state.spaces[at];
         if space.process.as_ref().is_some_and(|process| space.is_of(process.pid)) {
             return;
         }
-        space.process = find_anywhere(space.mm, space.sentinel, space.parent);
+        let found = find_anywhere(space.mm, space.sentinel, space.parent);
+        let lives = |process: &Process| !process.has_ended_within(Duration::ZERO);
+        space.process = found.or_else(|| space.process.take().filter(lives));
     }
 }
 
