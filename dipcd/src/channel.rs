@@ -26,6 +26,8 @@ use crate::conversion;
 
 /// What a buffer keeps between frames: enough for a message of the kernel's usual `msgmax`.
 const KEPT_BYTES: usize = 16 << 10;
+/// What it keeps if frames have been as large: enough for pages that are read ahead.
+const LARGE_BYTES: usize = 256 << 10;
 /// The most that is asked of the kernel at a time.
 const READ_BYTES_MAX: usize = 128 << 10;
 
@@ -419,10 +421,13 @@ fn encode(
     encode_frame(order, value, raw, frame);
 }
 
-/// Empties a buffer; one that has grown large is made small again.
+/// Empties a buffer; one that has grown very large is made small again. To give less back costs
+/// who reads a segment from end to end as much as its transport.
 fn give_back(buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.shrink_to(KEPT_BYTES);
+    if buffer.capacity() > LARGE_BYTES {
+        buffer.shrink_to(KEPT_BYTES);
+    }
 }
 
 /// Sends bytes as they are; waits as long as the other end does not read.

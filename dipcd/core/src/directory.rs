@@ -213,6 +213,9 @@ pub enum Breach {
     },
 }
 
+/// Pages that one frame of reading ahead carries at most: while home reads the next ones, the
+/// replica installs these.
+const AHEAD_FRAME_PAGES: usize = 16;
 /// Records that a walk over all of them looks at in one step.
 const WALK: usize = 512;
 
@@ -482,6 +485,7 @@ impl Directory {
         let mut protected = Runs::default();
         let mut others = Vec::new();
         let mut grants: Vec<(Place, Vec<Granted>)> = Vec::new();
+        let most = self.home.config.frame_pages.min(AHEAD_FRAME_PAGES);
         let mut staged = Vec::new();
         for no in (first.0..end.min(self.home.config.pages)).map(PageNo) {
             let granted = self.on(no, records.get(no), &mut staged, |page, home, out| {
@@ -497,9 +501,7 @@ impl Directory {
             let Some((granted, place)) = granted else { continue };
             self.home.granted_ahead(to, no);
             match grants.last_mut() {
-                Some((at, pages)) if *at == place && pages.len() < self.home.config.frame_pages => {
-                    pages.push(granted);
-                }
+                Some((at, pages)) if *at == place && pages.len() < most => pages.push(granted),
                 _ => grants.push((place, vec![granted])),
             }
         }

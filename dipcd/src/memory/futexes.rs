@@ -363,25 +363,41 @@ fn look_at(process: &Process, ranges: &[&Attachment], found: &mut Found, named: 
             Doing::SleepingOnOne { address, count } => {
                 words.extend(several(process.pid, address, count));
             }
-            Doing::OutOfReach if named.len() < NAMED_MAX && named.insert(process.pid) => {
-                tracing::warn!(
-                    op = "futex",
-                    pid = process.pid,
-                    "waits by priority inheritance or requeueing: no other node can wake it"
-                );
-            }
-            Doing::OutOfReach | Doing::Other => {}
+            Doing::OutOfReach => tell_once(
+                process,
+                named,
+                "waits by priority inheritance or requeueing: no other node can wake it",
+            ),
+            Doing::Other => {}
         }
     }
     if has_ended(process) {
         return;
     }
     found.runners.append(&mut runners);
+    if words.iter().any(|word| word.is_robust() && is_in(ranges, *word)) {
+        tell_once(
+            process,
+            named,
+            "waits for a robust mutex: no other node hears that its owner died",
+        );
+    }
     for word in words {
         if let Some((page, belief)) = ranges.iter().find_map(|range| belief(range, word)) {
             found.beliefs.entry(page).or_default().push(belief);
         }
     }
+}
+
+/// A program that uses what does not work between nodes is named in the log, once.
+fn tell_once(process: &Process, named: &mut HashSet<u32>, what: &str) {
+    if named.len() < NAMED_MAX && named.insert(process.pid) {
+        tracing::warn!(op = "futex", pid = process.pid, "{what}");
+    }
+}
+
+fn is_in(ranges: &[&Attachment], word: Word) -> bool {
+    ranges.iter().any(|range| belief(range, word).is_some())
 }
 
 /// A thread that runs; without the kernel's statistics it counts as one that never does.

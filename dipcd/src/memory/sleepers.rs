@@ -36,6 +36,15 @@ pub struct Word {
     pub value: u32,
 }
 
+impl Word {
+    /// Whether it looks like the word of a robust mutex whose owner is known: a thread's number
+    /// under the mark that somebody waits (linux/futex.h). Other locks of the C library that are
+    /// slept on hold small numbers.
+    pub fn is_robust(self) -> bool {
+        self.value & FUTEX_WAITERS != 0 && self.value & FUTEX_TID_MASK != 0
+    }
+}
+
 /// Bytes of one `struct futex_waitv`: value (8), address (8), flags (4), nothing (4).
 pub const WAITV_BYTES: usize = 24;
 /// How many words one call may wait for (FUTEX_WAITV_MAX).
@@ -44,6 +53,8 @@ pub const WAITV_MAX: usize = 128;
 /// futex_wait(2) of Linux 6.7, which the libc crate does not know yet.
 const FUTEX_WAIT_CALL: i64 = 455;
 
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 const PRIVATE: u64 = 128;
 const CLOCK_REALTIME: u64 = 256;
 const WAIT: u64 = 0;
@@ -133,6 +144,14 @@ mod tests {
         assert_eq!(doing(&format!("0 0x3 0x7f10 0x10 {tail}")), Doing::Other, "read");
         assert_eq!(doing(""), Doing::Other);
         assert_eq!(doing("202 0x7f10 zero"), Doing::Other);
+    }
+
+    #[test]
+    fn a_robust_mutex_shows_in_its_word() {
+        let is_robust = |value| Word { address: 0x1000, value }.is_robust();
+        assert!(is_robust(FUTEX_WAITERS | 4711));
+        assert!(!is_robust(2) && !is_robust(4711) && !is_robust(FUTEX_WAITERS));
+        assert!(!is_robust(u32::MAX - 0x3fff_ffff), "the owner has died: who waits looks again");
     }
 
     #[test]

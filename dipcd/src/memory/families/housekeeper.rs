@@ -9,9 +9,11 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dipc_wire::client::Mm;
+
 use crate::memory::families::Registry;
 use crate::memory::families::family::Family;
-use crate::memory::families::space::{Process, find_anywhere};
+use crate::memory::families::space::{Process, find_anywhere, find_child};
 
 /// How often everybody is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -47,7 +49,7 @@ fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
             Ok(Errand::SayEnds) => registry.say_ends(),
             Ok(Errand::Find(family)) => {
                 if let Some(family) = family.upgrade() {
-                    find_processes(&family);
+                    find_by(&family, find_child);
                 }
             }
             Ok(Errand::Notice(text)) => tracing::warn!(op = "memory", "{text}"),
@@ -78,6 +80,11 @@ pub(super) fn look_at_all(family: &Arc<Family>) {
 
 /// Looks for the processes of forked children, without the family's lock.
 pub(super) fn find_processes(family: &Arc<Family>) {
+    find_by(family, find_anywhere);
+}
+
+/// The same in one way: to look at every process of the machine at each fork is too much.
+fn find_by(family: &Arc<Family>, look: impl Fn(Mm, u64, Option<u32>) -> Option<Process>) {
     let unknown = family.with(|state| {
         // One that has ended may leave its memory to another, by vfork(2) say.
         let is_known = |process: &Process| !process.has_ended_within(Duration::ZERO);
@@ -86,7 +93,7 @@ pub(super) fn find_processes(family: &Arc<Family>) {
         unknown.map(|space| (space.mm, space.sentinel, space.parent)).collect::<Vec<_>>()
     });
     for (mm, sentinel, parent) in unknown {
-        let Some(process) = find_anywhere(mm, sentinel, parent) else { continue };
+        let Some(process) = look(mm, sentinel, parent) else { continue };
         family.with(|state| {
             if let Some(at) = state.place_of(mm) {
                 state.spaces[at].process = Some(process);

@@ -248,10 +248,14 @@ pub fn find(mm: Mm, sentinel: u64, pids: &[u32]) -> Option<Process> {
     pids.iter().find_map(|&pid| candidate(pid))
 }
 
+/// Looks for it among the children of its parent.
+pub fn find_child(mm: Mm, sentinel: u64, parent: Option<u32>) -> Option<Process> {
+    find(mm, sentinel, &parent.map(process_maps::children).unwrap_or_default())
+}
+
 /// Looks for it among the children of its parent, and then everywhere.
 pub fn find_anywhere(mm: Mm, sentinel: u64, parent: Option<u32>) -> Option<Process> {
-    let children = parent.map(process_maps::children).unwrap_or_default();
-    find(mm, sentinel, &children)
+    find_child(mm, sentinel, parent)
         .or_else(|| find(mm, sentinel, &process_maps::processes().unwrap_or_default()))
 }
 
