@@ -90,6 +90,7 @@ fn calls(probe: &Path, pairs: usize) {
             row(&cluster, probe, pairs).print(cipher);
         }
     }
+    encryption(probe, pairs).print("aes-gcm");
 }
 
 fn compile_probe() -> PathBuf {
@@ -190,6 +191,15 @@ fn remote_send(cluster: &Cluster, probe: &Path, pairs: usize) -> Row {
     let ours = || remote(cluster, probe, "drain", "send");
     let raw = || raw_tcp(cluster.node(1), probe);
     paired("remote msgsnd, 512 B", "raw TCP round trip, 512 B", 1.50, pairs, raw, ours)
+}
+
+/// What the default cipher costs.
+fn encryption(probe: &Path, pairs: usize) -> Row {
+    let start = |cipher| Cluster::of(2).entry("cipher", cipher).start();
+    let (plain, sealed) = (start("none"), start("aes-gcm"));
+    let send_in = |cluster: &Cluster| remote(cluster, probe, "drain", "send");
+    let (plain, sealed) = (|| send_in(&plain), || send_in(&sealed));
+    paired("remote msgsnd, encrypted", "the same with cipher = none", 1.10, pairs, plain, sealed)
 }
 
 /// A request to a program on the other node, and its answer.

@@ -40,7 +40,7 @@ use crate::refusals::Refusals;
 use crate::road::Road;
 use crate::settings::Settings;
 use crate::stand_ins::StandIns;
-use crate::sys::packets;
+use crate::sys::{credentials, packets};
 use crate::undertaker::{Undertaker, Watch, Watched};
 use crate::{back_end, front_end, link, policy, privileges, sockets, succession};
 
@@ -59,6 +59,10 @@ pub struct Lock {
 /// Starts everything; dipcd serves when this returns.
 pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Lock)> {
     let options = settings.options.clone();
+    let missing = missing(&config);
+    if !missing.is_empty() {
+        return Err(io::Error::other(missing.join("\n")));
+    }
     raise_descriptor_limit();
     make_state_dir(&config)?;
     let lock = lock_state_dir(&config.state_dir)?;
@@ -121,6 +125,22 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
     extras.start(&daemon)?;
     policy::publish(&daemon.config())?;
     Ok((daemon, lock))
+}
+
+/// What the configuration names and this machine does not have.
+pub fn missing(config: &Config) -> Vec<String> {
+    let mut missing = Vec::new();
+    if let Some(group) = &config.socket_access.group
+        && credentials::group_by_name(group.as_str()).is_none()
+    {
+        missing.push(format!("socket_group: there is no group {group}"));
+    }
+    if config.mailbox.is_some()
+        && let Err(error) = hosted::find()
+    {
+        missing.push(error.to_string());
+    }
+    missing
 }
 
 /// Wires and calls take descriptors; the hard limit is what the administrator allows.
@@ -194,7 +214,7 @@ fn listener(config: &Config, keep: &Keep, found: &Found) -> io::Result<Arc<Owned
     let listener = packets::listen(&config.socket, mode, BACKLOG)
         .map_err(|error| named(&config.socket, &error))?;
     if let Some(group) = group {
-        let gid = crate::sys::credentials::group_by_name(group.as_str());
+        let gid = credentials::group_by_name(group.as_str());
         let what = || io::Error::other(format!("socket_group: there is no group {group}"));
         std::os::unix::fs::chown(&config.socket, None, Some(gid.ok_or_else(what)?))?;
     }

@@ -121,6 +121,7 @@ fn set_changes_every_entry_that_may_change() {
 fn a_wrong_order_is_refused_with_its_reason() {
     let cluster = Cluster::start(2);
     let node = cluster.node(1);
+    node.wait_for_log("op=\"linked\" peer=2");
     for (words, why) in [
         (&["set", "lost_page", "x"][..], "lost_page: expected sigbus or stale, found \"x\""),
         (&["set", "none", "x"], "\"none\": no such entry"),

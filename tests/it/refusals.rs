@@ -14,12 +14,15 @@ use dipc_tests::stranger::{
 use dipc_tests::{Cluster, Node, skip};
 use dipc_wire::codec::ByteOrder;
 use dipc_wire::ids::{ClientId, Image, NodeId, Req, Secret, SessionId, Slot, TicketId};
-use dipc_wire::limits::VERSION;
+use dipc_wire::limits::{ADMISSION_MS, VERSION};
 use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake, Sealer};
 use dipc_wire::peer::{Caller, PeerFrame};
 use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 use dipc_wire::sysv::Rights;
 use rustix::net::{AddressFamily, SocketType};
+
+/// However slow somebody is: he has a second for his greeting.
+const _: () = assert!(ADMISSION_MS <= 1_000);
 
 /// Strangers have an address each, so that none of their lines is one too many.
 fn stranger(number: usize) -> IpAddr {

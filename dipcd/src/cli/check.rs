@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::RunOptions;
 use crate::allow::AllowList;
 use crate::config::{Config, not_yet};
+use crate::start;
 
 /// Prints `ok`, or a line for each error. Lines that begin with `warning:` or `note:` are no
 /// errors. Returns whether a dipcd with these options would start.
@@ -39,6 +40,7 @@ fn errors_of(config: &Config, options: &RunOptions) -> Vec<String> {
     let unavailable = not_yet(config).into_iter();
     let mut errors: Vec<_> =
         unavailable.map(|name| format!("{name}: not available in this version")).collect();
+    errors.extend(start::missing(config));
     if let Err(found) = AllowList::of_node(config, options.admission) {
         errors.extend(found.iter().map(ToString::to_string));
     }
@@ -149,6 +151,10 @@ mod tests {
 
         let (good, text) = run(&format!("{base}send = pipelined:40\n"));
         assert!(!good && text.contains("send: not available in this version\n"), "{text}");
+
+        let (good, text) = run(&format!("{base}socket_group = no-such-group\n"));
+        let said = "socket_group: there is no group no-such-group\n";
+        assert!(!good && text.ends_with(said), "{text}");
 
         let (good, text) = run("this_machine = 127.0.0.1\nport = x\nlease = y\n");
         assert!(!good && text.lines().count() == 3 && !text.contains("ok\n"), "{text}");
