@@ -2,17 +2,22 @@
  * Litmus tests of shared memory: what one thread may see of another's stores, on whichever nodes
  * they run.
  *
- *   litmus TEST KEY ROUNDS FENCE ROLE...
+ *   litmus TEST KEY ROUNDS FENCE FILE ROLE...
  *
  * Each ROLE is a thread of this process; the processes that share KEY together have all roles of
  * TEST (from 0), and perhaps "intruder", which touches the same pages without meaning. FENCE 1
- * puts a full fence between the two accesses of a thread. In each round all meet at a barrier and
- * run their two lines, after a pause of their own. x and y lie in different pages and grow from
- * round to round, so a value of an earlier round is a stale one. The process with role 0 says how
- * often each outcome came, removes the segment, and fails when a forbidden one did.
+ * puts a full fence between the two accesses of a thread. x and y lie in different pages. The
+ * rounds of a batch have words of their own there: all meet, and run their two lines round after
+ * round, each at its own pace, so that pages move in the middle of it. The words grow from batch to
+ * batch: a value of an earlier one is stale. They meet, and keep what they saw, in FILE, a plain
+ * file that all map (they run on one machine): what is tested is not used to test it.
+ *
+ * The process with role 0 says how often each outcome came, removes the segment, and fails when a
+ * forbidden one did.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/dipc.h>
 #include <pthread.h>
 #include <sched.h>
@@ -21,26 +26,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/shm.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, ROLES = 4, STALE = 2, WORDS = PAGE / 8 };
+enum { PAGE = 4096, ROLES = 4, STALE = 2, WORDS = PAGE / 8, LINE = 8, BATCH = WORDS / LINE };
 
 typedef _Atomic int64_t word;
 
-/* What all share; the outcomes follow: two bytes a round, for each role. */
-struct shared {
+/* The segment: the words of a round are the first of a line in each page. */
+struct memory {
+    word x[WORDS], y[WORDS];
+};
+
+/* The file; the outcomes follow: two bytes a round, for each role. */
+struct meeting {
     struct { word round; char pad[56]; } arrived[ROLES];
     word finished;
-    char pad[PAGE - 64 * ROLES - sizeof(word)];
-    word x[WORDS], y[WORDS];
     unsigned char seen[];
 };
 
-/* One role's lines: gives what its two registers saw. */
-typedef void lines(int64_t round, unsigned char seen[2]);
+/* One role's lines in one round of a batch: gives what its two registers saw. */
+typedef void lines(word *x, word *y, int64_t batch, unsigned char seen[2]);
 
-static struct shared *shared;
+static struct memory *memory;
+static struct meeting *meeting;
 static int64_t rounds;
 static int fenced, roles;
 
@@ -59,118 +69,119 @@ static void set(word *at, int64_t value)
 
 static int64_t get(word *at) { return atomic_load_explicit(at, memory_order_relaxed); }
 
-/* Whether a load has seen this round's store. */
-static unsigned char seen_of(int64_t value, int64_t round)
+/* Whether a load has seen this batch's store. */
+static unsigned char seen_of(int64_t value, int64_t batch)
 {
-    return value == round + 1 ? 1 : value == round ? 0 : STALE;
+    return value == batch + 1 ? 1 : value == batch ? 0 : STALE;
 }
 
-static void store_both(word *first, word *second, int64_t round)
+static void store_both(word *first, word *second, int64_t batch)
 {
-    set(first, round + 1);
+    set(first, batch + 1);
     between();
-    set(second, round + 1);
+    set(second, batch + 1);
 }
 
-static void load_both(word *first, word *second, int64_t round, unsigned char seen[2])
+static void load_both(word *first, word *second, int64_t batch, unsigned char seen[2])
 {
     int64_t one = get(first);
     between();
     int64_t two = get(second);
-    seen[0] = seen_of(one, round);
-    seen[1] = seen_of(two, round);
+    seen[0] = seen_of(one, batch);
+    seen[1] = seen_of(two, batch);
 }
 
-static void store_and_load(word *first, word *second, int64_t round, unsigned char seen[2])
+static void store_and_load(word *first, word *second, int64_t batch, unsigned char seen[2])
 {
-    set(first, round + 1);
+    set(first, batch + 1);
     between();
-    seen[0] = seen_of(get(second), round);
+    seen[0] = seen_of(get(second), batch);
 }
 
-static void load_and_store(word *first, word *second, int64_t round, unsigned char seen[2])
+static void load_and_store(word *first, word *second, int64_t batch, unsigned char seen[2])
 {
     int64_t value = get(first);
     between();
-    set(second, round + 1);
-    seen[0] = seen_of(value, round);
+    set(second, batch + 1);
+    seen[0] = seen_of(value, batch);
 }
 
-static void store_xy(int64_t round, unsigned char seen[2])
+static void store_xy(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
     (void)seen;
-    store_both(shared->x, shared->y, round);
+    store_both(x, y, batch);
 }
 
-static void load_yx(int64_t round, unsigned char seen[2])
+static void load_yx(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
-    load_both(shared->y, shared->x, round, seen);
+    load_both(y, x, batch, seen);
 }
 
-static void load_xy(int64_t round, unsigned char seen[2])
+static void load_xy(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
-    load_both(shared->x, shared->y, round, seen);
+    load_both(x, y, batch, seen);
 }
 
-static void load_xx(int64_t round, unsigned char seen[2])
+static void load_xx(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
-    load_both(shared->x, shared->x, round, seen);
+    (void)y;
+    load_both(x, x, batch, seen);
 }
 
-static void store_x(int64_t round, unsigned char seen[2])
+static void store_x(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    (void)y, (void)seen;
+    set(x, batch + 1);
+}
+
+static void store_y(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    (void)x, (void)seen;
+    set(y, batch + 1);
+}
+
+static void store_x_load_y(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    store_and_load(x, y, batch, seen);
+}
+
+static void store_y_load_x(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    store_and_load(y, x, batch, seen);
+}
+
+static void load_x_store_y(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    load_and_store(x, y, batch, seen);
+}
+
+static void load_y_store_x(word *x, word *y, int64_t batch, unsigned char seen[2])
+{
+    load_and_store(y, x, batch, seen);
+}
+
+/* 2+2W: x and y are 2 * batch + 1 by one thread's first or 2 * batch + 2 by one's second store. */
+static void write_xy(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
     (void)seen;
-    set(shared->x, round + 1);
-}
-
-static void store_y(int64_t round, unsigned char seen[2])
-{
-    (void)seen;
-    set(shared->y, round + 1);
-}
-
-static void store_x_load_y(int64_t round, unsigned char seen[2])
-{
-    store_and_load(shared->x, shared->y, round, seen);
-}
-
-static void store_y_load_x(int64_t round, unsigned char seen[2])
-{
-    store_and_load(shared->y, shared->x, round, seen);
-}
-
-static void load_x_store_y(int64_t round, unsigned char seen[2])
-{
-    load_and_store(shared->x, shared->y, round, seen);
-}
-
-static void load_y_store_x(int64_t round, unsigned char seen[2])
-{
-    load_and_store(shared->y, shared->x, round, seen);
-}
-
-/* 2+2W: x and y are 2 * round + 1 by one thread's first or 2 * round + 2 by one's second store. */
-static void write_xy(int64_t round, unsigned char seen[2])
-{
-    (void)seen;
-    set(shared->x, 2 * round + 1);
+    set(x, 2 * batch + 1);
     between();
-    set(shared->y, 2 * round + 2);
+    set(y, 2 * batch + 2);
 }
 
-static void write_yx(int64_t round, unsigned char seen[2])
+static void write_yx(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
     (void)seen;
-    set(shared->y, 2 * round + 1);
+    set(y, 2 * batch + 1);
     between();
-    set(shared->x, 2 * round + 2);
+    set(x, 2 * batch + 2);
 }
 
 /* What both are when all have written; 0 is a thread's first store. */
-static void look_at_both(int64_t round, unsigned char seen[2])
+static void look_at_both(word *x, word *y, int64_t batch, unsigned char seen[2])
 {
-    seen[0] = seen_of(get(shared->x), 2 * round + 1);
-    seen[1] = seen_of(get(shared->y), 2 * round + 1);
+    seen[0] = seen_of(get(x), 2 * batch + 1);
+    seen[1] = seen_of(get(y), 2 * batch + 1);
 }
 
 /*
@@ -213,9 +224,9 @@ static void rest(int looks)
 
 static void meet(int role, int64_t round)
 {
-    shared->arrived[role].round = round;
+    meeting->arrived[role].round = round;
     for (int other = 0; other < roles; other++)
-        for (int looks = 0; shared->arrived[other].round < round; looks++)
+        for (int looks = 0; meeting->arrived[other].round < round; looks++)
             rest(looks);
 }
 
@@ -229,10 +240,10 @@ static uint32_t next(uint32_t *random)
 static void touch_something(uint32_t *random, int role)
 {
     switch (next(random) % 6) {
-    case 0: get(&shared->x[WORDS / 2]); break;
-    case 1: get(&shared->y[WORDS / 2]); break;
-    case 2: set(&shared->x[WORDS / 2 + role], 1); break;
-    case 3: set(&shared->y[WORDS / 2 + role], 1); break;
+    case 0: get(&memory->x[LINE / 2]); break;
+    case 1: get(&memory->y[LINE / 2]); break;
+    case 2: set(&memory->x[LINE / 2 + role % 4], 1); break;
+    case 3: set(&memory->y[LINE / 2 + role % 4], 1); break;
     }
 }
 
@@ -242,24 +253,36 @@ static void pause_some(uint32_t *random)
         ;
 }
 
+static unsigned char *outcome(int role, int64_t round)
+{
+    return &meeting->seen[((size_t)role * (size_t)rounds + (size_t)round) * 2];
+}
+
+/* The rounds of a batch, each at a moment of its own. */
+static void run_batch(lines *run, int role, int64_t batch, uint32_t *random)
+{
+    for (int64_t slot = 0; slot < BATCH && batch * BATCH + slot < rounds; slot++) {
+        word *x = &memory->x[slot * LINE], *y = &memory->y[slot * LINE];
+        if (random)
+            pause_some(random);
+        run(x, y, batch, outcome(role, batch * BATCH + slot));
+    }
+}
+
 static void *run_role(void *argument)
 {
     int role = (int)(intptr_t)argument;
     uint32_t random = (uint32_t)role * 7919 + 1;
-    unsigned char *seen = calloc((size_t)rounds, 2);
-    for (int64_t round = 0; round < rounds; round++) {
+    for (int64_t batch = 0; batch * BATCH < rounds; batch++) {
         touch_something(&random, role);
-        meet(role, 2 * round + 1);
-        pause_some(&random);
-        test->roles[role](round, &seen[2 * round]);
+        meet(role, 2 * batch + 1);
+        run_batch(test->roles[role], role, batch, &random);
         if (test->in_the_end) {
-            meet(role, 2 * round + 2);
+            meet(role, 2 * batch + 2);
             if (role == 0)
-                test->in_the_end(round, &seen[2 * round]);
+                run_batch(test->in_the_end, role, batch, NULL);
         }
     }
-    memcpy(&shared->seen[(size_t)role * (size_t)rounds * 2], seen, (size_t)rounds * 2);
-    free(seen);
     meet(role, 2 * rounds + 1);
     return NULL;
 }
@@ -268,16 +291,11 @@ static void *run_role(void *argument)
 static void *intrude(void *argument)
 {
     uint32_t random = 4711;
-    while (!shared->finished) {
+    while (!meeting->finished) {
         touch_something(&random, ROLES);
         usleep(next(&random) % 200);
     }
     return argument;
-}
-
-static unsigned char *outcome(int role, int64_t round)
-{
-    return &shared->seen[((size_t)role * (size_t)rounds + (size_t)round) * 2];
 }
 
 static int matches(const char *pattern, int64_t round)
@@ -327,14 +345,24 @@ static int judge(void)
     return stale > 0 || (forbidden > 0 && binding);
 }
 
+static void open_meeting(const char *path)
+{
+    size_t bytes = sizeof *meeting + (size_t)roles * (size_t)rounds * 2;
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0 || ftruncate(file, (off_t)bytes) < 0)
+        die(path);
+    meeting = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (meeting == MAP_FAILED)
+        die("mmap");
+}
+
 static int open_segment(int key)
 {
-    size_t bytes = sizeof *shared + (size_t)roles * (size_t)rounds * 2;
-    int segment = shmget(key, bytes, IPC_DIPC | IPC_CREAT | 0600);
+    int segment = shmget(key, sizeof *memory, IPC_DIPC | 0600);
     if (segment < 0)
         die("shmget");
-    shared = shmat(segment, NULL, 0);
-    if (shared == (void *)-1)
+    memory = shmat(segment, NULL, 0);
+    if (memory == (void *)-1)
         die("shmat");
     return segment;
 }
@@ -343,19 +371,20 @@ int main(int argc, char **argv)
 {
     pthread_t threads[ROLES + 1];
     int count = 0, has_first = 0;
-    for (size_t i = 0; argc > 5 && i < sizeof TESTS / sizeof *TESTS; i++)
+    for (size_t i = 0; argc > 6 && i < sizeof TESTS / sizeof *TESTS; i++)
         if (strcmp(argv[1], TESTS[i].name) == 0)
             test = &TESTS[i];
-    if (!test || argc > 6 + ROLES) {
-        fprintf(stderr, "usage: litmus TEST KEY ROUNDS FENCE ROLE...\n");
+    if (!test || argc > 7 + ROLES) {
+        fprintf(stderr, "usage: litmus TEST KEY ROUNDS FENCE FILE ROLE...\n");
         return 2;
     }
     while (roles < ROLES && test->roles[roles])
         roles++;
     rounds = atol(argv[3]);
     fenced = atoi(argv[4]);
+    open_meeting(argv[5]);
     int segment = open_segment((int)strtol(argv[2], NULL, 0));
-    for (int i = 5; i < argc; i++) {
+    for (int i = 6; i < argc; i++) {
         int role = strcmp(argv[i], "intruder") == 0 ? ROLES : atoi(argv[i]);
         has_first |= role == 0;
         if (pthread_create(&threads[count++], NULL, role == ROLES ? intrude : run_role,
@@ -367,7 +396,7 @@ int main(int argc, char **argv)
     if (!has_first)
         return 0;
     int wrong = judge();
-    shared->finished = 1;
+    meeting->finished = 1;
     if (shmctl(segment, IPC_RMID, NULL) < 0)
         die("shmctl");
     return wrong;

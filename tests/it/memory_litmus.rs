@@ -2,6 +2,7 @@
 //! no outcome that one memory forbids, and no addition lost. 100,000 rounds of each with `--long`.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::time::Duration;
 
 use dipc_tests::{Cluster, Puppet, Running, programs, skip};
@@ -10,8 +11,8 @@ use crate::memory::{KEY, PAGE, TRAPS, by_both_traps, cluster, number, owner};
 
 const ROUNDS: usize = 100_000;
 const ROUNDS_PLAIN: usize = 5_000;
-/// Room for what the roles saw.
-const BYTES: usize = 2 << 20;
+/// A page for each of the two variables.
+const BYTES: usize = 2 * PAGE;
 /// Rounds that take longer than this are stuck: many times what they need.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
@@ -72,9 +73,12 @@ fn run(
 ) -> String {
     let program = programs::helper("litmus");
     Puppet::of_pages(cluster.node(1)).must(&format!("shmget {KEY} {BYTES} 013600"));
-    let rounds = rounds.to_string();
+    let (rounds, meeting) = (rounds.to_string(), cluster.directory().join("meeting"));
+    // Of the run before.
+    let _ = fs::remove_file(&meeting);
+    let meeting = meeting.to_str().expect("a plain path");
     let start = |(node, roles): &(usize, Vec<String>)| -> Running {
-        let mut arguments = vec![test, KEY, &rounds, fence];
+        let mut arguments = vec![test, KEY, &rounds, fence, meeting];
         arguments.extend(roles.iter().map(String::as_str));
         cluster.node(*node).spawn(&program, &arguments)
     };

@@ -66,7 +66,11 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
     let removed = remove_if_there(&dir.join(CopyRecords::file_name(number)))
         .and(remove_if_there(&dir.join(caller_name(number))));
     let mut locked = segment.lock();
-    locked.state.replicas.remove(&number);
+    let failed = match locked.state.replicas.remove(&number) {
+        // Nobody will serve them any more: a hole must not be taken for zeros.
+        Some(mut side) if !side.file.mappings.attachments().is_empty() => side.file.fail_all(),
+        _ => Ok(()),
+    };
     let unused = locked.state.replicas.is_empty() && locked.state.home.is_none();
     locked.wake_all();
     drop(locked);
@@ -75,7 +79,7 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
         // Who attaches just now has waited until the replica was gone, and makes it anew.
         let _ = fs::remove_dir_all(dir);
     }
-    removed
+    removed.and(failed)
 }
 
 /// The same file under the number of another replica.

@@ -4,10 +4,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dipc_wire::memory::Access;
+use dipc_wire::trap::Pages;
 
 use super::{Family, Purpose, State, Unplaced, page_at};
 use crate::memory::families::Fault;
@@ -43,7 +45,12 @@ impl Family {
                 }
                 Event::Fork(fd) => self.bear(state, at, Arc::new(fd)),
                 Event::Moved { bytes: 0, .. } => state.doubtful.push(state.spaces[at].mm),
-                Event::Moved { from, to, bytes } => state.spaces[at].moved(from, to, bytes),
+                Event::Moved { from, to, bytes } => {
+                    let space = &mut state.spaces[at];
+                    space.moved(from, to, bytes);
+                    // Whoever waits where it was finds out by himself that it is gone.
+                    let _ = space.means.wake(Pages { address: from, bytes });
+                }
                 Event::Other => {}
             }
         }
@@ -106,7 +113,9 @@ impl Family {
         {
             return self.kill(state, at, &format!("its faults cannot be waited for: {error}"));
         }
-        self.registry.tell(Errand::Find(Arc::downgrade(self)));
+        if !self.is_sought.swap(true, Ordering::AcqRel) {
+            self.registry.tell(Errand::Find(Arc::downgrade(self)));
+        }
         for _ in 0..LOOKS_A_BIRTH {
             state.next_look = (state.next_look + 1) % state.spaces.len();
             self.look_alive(state, state.next_look);
