@@ -78,6 +78,8 @@ fn the_journey_of_a_page_can_be_read() {
     away.must("attach 0");
     home.must("poke 8192 5");
     away.must("poke 8192 6");
+    // It says so when the program goes on already.
+    cluster.node(1).wait_for_log(", frame: Ack {");
     assert_eq!(home.must("peek 8192"), "6");
     // The last that is said of it, when the program goes on already.
     cluster.node(2).wait_for_log("frame: Confirm { page: PageNo(2)");

@@ -32,6 +32,7 @@ const COMPARISON: &[Tested] = &[
         "-u",
         &[
             "transports::hello_over_datagrams_in_a_storm",
+            "transports_memory::segments_over_datagrams_in_a_storm",
             "transports::another_transport_is_refused_by_name",
         ],
     ),
@@ -39,6 +40,7 @@ const COMPARISON: &[Tested] = &[
         "-n",
         &[
             "transports::hello_in_network_byte_order",
+            "transports_memory::segments_in_network_byte_order",
             "transports::another_byte_order_is_refused_by_name",
             "dipcd/wire/tests/golden.rs::every_variant_has_its_bytes",
         ],

@@ -62,6 +62,12 @@ fn litmus(test: &str, roles: usize) {
     }
 }
 
+/// One test on two nodes of a cluster whose line allows only so many rounds.
+pub fn on_two_nodes(cluster: &Cluster, test: &str, roles: usize, rounds: usize) {
+    let said = run(cluster, test, rounds, "0", spread(roles, &[1, 2]));
+    skip::note(&format!("{test} on another line: {said}"));
+}
+
 /// What the process with role 0 said.
 #[track_caller]
 fn run(

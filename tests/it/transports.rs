@@ -12,7 +12,7 @@ use crate::differential::{compare_across, compare_rows_across};
 use crate::{exactly_once, hello};
 
 /// A cluster on a network with that weather; says so if there can be none.
-fn under(name: &str, weather: Weather, builder: Builder) -> Option<Cluster> {
+pub fn under(name: &str, weather: Weather, builder: Builder) -> Option<Cluster> {
     let cluster = builder.start_in(weather);
     if cluster.is_none() {
         skip::skip(name, "needs root, ip(8) and /dev/net/tun");
