@@ -47,7 +47,6 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Ended { .. }
         | PeerFrame::Census { .. }
         | PeerFrame::Attach { .. }
-        | PeerFrame::Detached { .. }
         | PeerFrame::Detach { .. }
         | PeerFrame::Control { .. }
         | PeerFrame::Count { .. }
@@ -76,7 +75,9 @@ pub fn of(frame: &PeerFrame) -> Addressee {
         | PeerFrame::Members(_)
         | PeerFrame::Confirmed { .. }
         | PeerFrame::Denied { .. }
-        | PeerFrame::Buried { .. } => Addressee::Daemon,
+        | PeerFrame::Buried { .. }
+        // An answer that comes after it must not overtake it.
+        | PeerFrame::Detached { .. } => Addressee::Daemon,
     }
 }
 

@@ -429,6 +429,9 @@ impl Daemon {
             PeerFrame::Members(members) => self.members(&members),
             PeerFrame::Confirmed { id } => self.verdict(id, Verdict::Confirmed),
             PeerFrame::Denied { id } => self.verdict(id, Verdict::Denied),
+            PeerFrame::Detached { id, client } => {
+                crate::memory::ends::ended_elsewhere(self, from, id, client);
+            }
             PeerFrame::Buried { client, image } => {
                 self.change_clients(|clients| (clients.buried(from, client, image), ()));
             }

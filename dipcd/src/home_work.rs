@@ -63,7 +63,6 @@ pub fn serve(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame, living: &mut 
             }
         }
         PeerFrame::Attach { .. }
-        | PeerFrame::Detached { .. }
         | PeerFrame::Detach { .. }
         | PeerFrame::Control { .. }
         | PeerFrame::Count { .. } => memory::calls::serve_peer(daemon, from, frame),

@@ -328,7 +328,16 @@ fn copy(
     let (ours_at, remote) = (ours.as_ptr() as usize, &raw const remote as usize);
     // SAFETY: `ours` are slices of the caller's, mutable where they are written; the kernel checks
     // `theirs`.
-    match unsafe { raw(number, [pid(), ours_at, 2, remote, 1, 0]) } {
+    let done = match unsafe { raw(number, [pid(), ours_at, 2, remote, 1, 0]) } {
+        // The first thread of this process has ended; any other names it as well.
+        Err(libc::ESRCH) => {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get() as usize;
+            // SAFETY: as above.
+            unsafe { raw(number, [tid, ours_at, 2, remote, 1, 0]) }
+        }
+        done => done,
+    };
+    match done {
         Ok(copied) if copied == bytes => Ok(()),
         Ok(_) | Err(libc::EFAULT) => Err(BadAddress),
         Err(_) => {

@@ -45,6 +45,16 @@ fn the_life_of_attachments_by_mprotect() {
 }
 
 #[test]
+fn sequences_of_test_suites() {
+    compare_with("sequences_of_test_suites", "shm_suite_cases", BY_USERFAULTFD, &[]);
+}
+
+#[test]
+fn sequences_of_test_suites_by_mprotect() {
+    compare_with("sequences_of_test_suites_by_mprotect", "shm_suite_cases", BY_MPROTECT, &[]);
+}
+
+#[test]
 fn system_calls_on_absent_pages() {
     compare_with("system_calls_on_absent_pages", "shm_kernel_cases", BY_USERFAULTFD, &[]);
 }

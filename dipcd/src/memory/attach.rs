@@ -20,8 +20,9 @@ use dipc_wire::keeper::{Account, SegmentFile};
 use dipc_wire::limits::REPLICAS_MAX;
 use dipc_wire::memory::Replica;
 use dipc_wire::peer::{Attachment, Caller, Located, PeerFrame};
-use dipc_wire::sysv::{SHM_RDONLY, SysvError};
+use dipc_wire::sysv::{SHM_RDONLY, SegmentControl, SysvError};
 
+use super::control;
 use super::ends;
 use super::families::Mappings;
 use super::geometry::Geometry;
@@ -81,10 +82,7 @@ pub fn attach(
         return Err(SysvError::EPERM);
     }
     let home = home_of(daemon, id, deadline)?;
-    if home == daemon.links.me() {
-        // One whose last detach is not known yet is gone already.
-        super::control::delete_if_unused(daemon, id);
-    }
+    await_its_end(daemon, program.caller, home, id, deadline)?;
     let attaching = memory.begin_attach(id);
     await_the_leaving(daemon, id, deadline)?;
     let caller = program.caller;
@@ -98,6 +96,29 @@ pub fn attach(
     let may_write = attachment.may_write && flags & SHM_RDONLY == 0;
     let answer = Answer::Attached { attachment: number, bytes: attachment.bytes, may_write };
     Ok((answer, Some(fd)))
+}
+
+/// One that is to be deleted at a last detach which home does not know of yet is gone already. From
+/// here on this node counts with an attachment, so that is to be known before.
+fn await_its_end(
+    daemon: &Arc<Daemon>,
+    caller: &Caller,
+    home: NodeId,
+    id: ObjectId,
+    deadline: Deadline,
+) -> Result<(), SysvError> {
+    if home == daemon.links.me() {
+        control::delete_if_unused(daemon, id);
+        return Ok(());
+    }
+    let Some(segment) = daemon.memory.find(id) else { return Ok(()) };
+    let files = mappings_of(&segment);
+    files.values().for_each(|mappings| daemon.memory.families().look_for_ends(mappings));
+    ends::note_ends(daemon);
+    if files.values().any(|mappings| !mappings.attachments().is_empty()) {
+        return Ok(());
+    }
+    control::control(daemon, caller, id, SegmentControl::StatAny, deadline).map(|_| ())
 }
 
 /// Which node is home to a segment.
@@ -203,7 +224,10 @@ pub fn admit(
 
 /// The number of a node's file, new or known.
 fn join(locked: &mut Locked<'_>, links: &Links, holder: Holder) -> Result<Replica, SysvError> {
-    let id = locked.id();
+    let (id, link) = (locked.id(), links.link(holder.node));
+    if let Some(link) = &link {
+        locked.is_by(holder.node, link);
+    }
     let home = locked.state.home.as_mut().ok_or(SysvError::EIDRM)?;
     let known = home.holders.iter().find(|(_, known)| **known == holder);
     if let Some((replica, _)) = known {
@@ -218,13 +242,8 @@ fn join(locked: &mut Locked<'_>, links: &Links, holder: Holder) -> Result<Replic
     }
     let Holder { node, .. } = holder;
     locked.step_home(directory::Event::Joined { replica, node }, &Contents::none());
-    if node != links.me() {
-        match links.link(node) {
-            Some(link) => {
-                locked.is_by(node, &link);
-            }
-            None => locked.step_home(directory::Event::Unlinked { node }, &Contents::none()),
-        }
+    if node != links.me() && link.is_none() {
+        locked.step_home(directory::Event::Unlinked { node }, &Contents::none());
     }
     Ok(replica)
 }
@@ -371,7 +390,7 @@ pub(super) fn again(daemon: &Arc<Daemon>, id: ObjectId, number: Replica) {
         locked.wake_all();
     } else {
         tracing::warn!(op = "attach", %id, ?refusal, "its programs get SIGBUS");
-        super::control::fail_replica(daemon, id, number);
+        control::fail_replica(daemon, id, number);
     }
     mappings.wake(mappings.file().span());
 }

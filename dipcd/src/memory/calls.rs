@@ -126,13 +126,18 @@ fn touched(
 pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
     match frame {
         PeerFrame::Attach { req, caller, id, flags } if caller.client.node == from => {
-            let account = home_work::account(daemon, from, &caller);
-            let outcome =
-                account.and_then(|account| attach::admit(daemon, &caller, &account, id, flags));
-            daemon.links.post(from, PeerFrame::Attached { req, outcome });
-        }
-        PeerFrame::Detached { id, client } if client.node == from => {
-            ends::ended_elsewhere(daemon, id, client);
+            let admit = move |daemon: &Arc<Daemon>| {
+                // One whose last detach is not known yet is gone already.
+                control::delete_if_unused(daemon, id);
+                let account = home_work::account(daemon, from, &caller);
+                let outcome =
+                    account.and_then(|account| attach::admit(daemon, &caller, &account, id, flags));
+                daemon.links.post(from, PeerFrame::Attached { req, outcome });
+            };
+            match daemon.home.segments.is_removed(id) {
+                true => beside(daemon, admit),
+                false => admit(daemon),
+            }
         }
         PeerFrame::Detach { req, id, client } if client.node == from => {
             beside(daemon, move |daemon| {

@@ -39,7 +39,10 @@ pub(super) fn detached_at_home(daemon: &Arc<Daemon>, id: ObjectId, client: Clien
 }
 
 /// At home: a program of some node has ended. Others wait for the thread that brings this.
-pub(super) fn ended_elsewhere(daemon: &Daemon, id: ObjectId, client: ClientId) {
+pub fn ended_elsewhere(daemon: &Daemon, from: NodeId, id: ObjectId, client: ClientId) {
+    if client.node != from {
+        return tracing::warn!(op = "frame", peer = %from, "about another node's client; dropped");
+    }
     daemon.home.segments.detach(id, pid_of(client));
     daemon.memory.note(Note::Unused { id });
 }

@@ -128,6 +128,10 @@ static void *last(void *argument)
 {
     usleep(20000);
     touch("after main has ended");
+    char *own = trap_attach(segment);
+    own[0]++;
+    CHECK(trap_attached(segment) == 3, "nattch %ld after main has ended", trap_attached(segment));
+    CHECK(shmdt(own) == 0, "shmdt after main has ended");
     return argument;
 }
 

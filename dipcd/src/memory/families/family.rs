@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, epoll};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,8 @@ pub struct Family {
     poller: OwnedFd,
     /// Rung when there is something for the thread to do.
     bell: OwnedFd,
+    /// Whether the housekeeper is to look for the process of a child.
+    pub(super) is_sought: AtomicBool,
 }
 
 /// The address space is no more.
@@ -107,7 +110,9 @@ impl Family {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&poller, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-        Ok(Arc::new(Family { registry: registry.clone(), state: Mutex::default(), poller, bell }))
+        let (registry, state) = (registry.clone(), Mutex::default());
+        let is_sought = AtomicBool::new(false);
+        Ok(Arc::new(Family { registry, state, poller, bell, is_sought }))
     }
 
     /// Starts the thread that waits for events. It ends with the last address space.

@@ -5,6 +5,7 @@
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use crate::memory::families::space::{Process, find_anywhere, find_child};
 
 /// How often everybody is looked at.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a fork may go on after its event has been read, until its child is seen in /proc.
+const BIRTH: Duration = Duration::from_millis(1);
 
 /// Something to be done.
 #[derive(Debug)]
@@ -48,7 +52,9 @@ fn keep_house(registry: &Weak<Registry>, errands: &Receiver<Errand>) {
         match errand {
             Ok(Errand::SayEnds) => registry.say_ends(),
             Ok(Errand::Find(family)) => {
+                thread::sleep(BIRTH);
                 if let Some(family) = family.upgrade() {
+                    family.is_sought.store(false, Ordering::Release);
                     find_by(&family, find_child);
                 }
             }
