@@ -221,7 +221,7 @@ impl Keeper {
         for home in due {
             let ends_ms = leases.ends_ms(home);
             tracing::warn!(op = "lease", peer = %home, "over; its pages are taken away");
-            match revoke::end_lease(&self.state_dir, &self.held, home) {
+            match revoke::end_lease(&self.state_dir, &self.held, home, leases.patience()) {
                 Ok(()) => leases.set_ended(home, ends_ms),
                 Err(error) => tracing::error!(op = "lease", peer = %home, %error),
             }

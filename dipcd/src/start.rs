@@ -362,7 +362,7 @@ fn tick(daemon: &Arc<Daemon>) {
         }
         daemon.dial_all();
         daemon.refusals.settle();
-        daemon.memory.nudge();
+        daemon.memory.nudge(&liveness);
         daemon.keep.look();
         daemon.pause(liveness.heartbeat);
     }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use dipc_tests::{Builder, Cluster, Running, process::wait_until, programs, skip};
+use dipc_tests::{Builder, Cluster, Puppet, Running, process::wait_until, programs, skip};
 use rustix::process::Signal;
 
 use crate::memory::{
@@ -128,8 +128,12 @@ fn work_while(name: &str, nodes: &Cluster, trap: &str, disturb: impl Fn(&mut Wor
     skip::note(&format!("{name}: {said}, seed {seed}"));
 }
 
+/// Bounds are wide: a referee that is killed again and again keeps new names waiting.
 fn three(trap: &str) -> Builder {
-    cluster(3, trap).entry("employer_shm_timeout", "120")
+    cluster(3, trap)
+        .entry("employer_shm_timeout", "120")
+        .entry("employer_referee_timeout", "50")
+        .entry("referee_timeout", "40")
 }
 
 #[test]
@@ -262,6 +266,7 @@ fn a_program_that_dies_in_a_fault_takes_nothing_with_it() {
 
 /// A program that pulls its attachment from under a waiting thread harms nobody but itself.
 fn rude(trap: &str, way: &str) {
+    eprintln!("---- {trap}: {way}");
     let cluster = cluster(2, trap).start();
     let mut home = owner(cluster.node(1), 8 * PAGE);
     home.must(&format!("fill 0 {} 6", 8 * PAGE));
@@ -326,6 +331,66 @@ fn pages_of_a_lost_node_are_lost_and_others_are_not() {
     });
 }
 
+/// After a power cut a node may be back before anybody has noticed that it was gone.
+#[test]
+fn a_node_that_comes_back_with_nothing_is_not_waited_for() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).entry("node_timeout", "100").entry("lease", "60").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must(&format!("fill 0 {} 6", 4 * PAGE));
+        away.must("poke 0 1");
+        assert_eq!(away.must(&format!("check {PAGE} {PAGE} 6")), "0");
+        cluster.node(2).kill_everything();
+        cluster.node(2).start();
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        home.must(&format!("fill {PAGE} {} 7", 3 * PAGE));
+        assert_eq!(home.must("nattch"), "1");
+        let mut away = user(cluster.node(2));
+        assert_eq!(away.must(&format!("check {PAGE} {} 7", 3 * PAGE)), "0");
+    });
+}
+
+/// Whether the kernel has accesses of a program to the segment reported: /proc/PID/smaps.
+fn is_watched(puppet: &Puppet) -> bool {
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", puppet.process().pid()));
+    let smaps = smaps.expect("it runs");
+    let ours = smaps.split("VmFlags:").collect::<Vec<_>>();
+    let is_ours = |pair: &&[&str]| pair[0].contains("/memfd:dipc-");
+    let flags = |pair: &[&str]| pair[1].lines().next().unwrap_or_default().to_owned();
+    let watched = ours.windows(2).filter(is_ours).map(flags);
+    watched.into_iter().any(|flags| flags.split_ascii_whitespace().any(|flag| flag == "um"))
+}
+
+#[test]
+fn access_is_the_kernels_own_again_when_nobody_else_is_left() {
+    let cluster = impatient(3, "userfaultfd").start();
+    let mut home = owner(cluster.node(1), 64 * PAGE);
+    assert!(!is_watched(&home), "nobody else has it yet");
+    for how in ["detached", "lost"] {
+        home.must(&format!("fill 0 {} 6", 64 * PAGE));
+        let mut second = user(cluster.node(2));
+        assert!(is_watched(&home));
+        assert_eq!(second.must(&format!("check 0 {} 6", 64 * PAGE)), "0");
+        second.must(&format!("fill {} {} 7", 8 * PAGE, 8 * PAGE));
+        if how == "detached" {
+            second.must("detach");
+        } else {
+            // What it alone has is lost, and stays watched: so it gives that back first.
+            assert_eq!(home.must(&format!("check {} {} 7", 8 * PAGE, 8 * PAGE)), "0");
+            cluster.node(2).kill_everything();
+        }
+        wait_until(&format!("nothing is watched, {how}"), || (!is_watched(&home)).then_some(()));
+        assert_eq!(home.must(&format!("check 0 {} 6", 8 * PAGE)), "0", "{how}");
+        assert_eq!(home.must(&format!("check {} {} 7", 8 * PAGE, 8 * PAGE)), "0", "{how}");
+        assert_eq!(home.must(&format!("check {} {} 6", 16 * PAGE, 48 * PAGE)), "0", "{how}");
+        assert_eq!(home.must("nattch"), "1");
+    }
+    let mut third = user(cluster.node(3));
+    home.must(&format!("fill 0 {} 8", 64 * PAGE));
+    assert_eq!(third.must(&format!("check 0 {} 8", 64 * PAGE)), "0");
+}
+
 #[test]
 fn a_lost_page_may_be_served_stale() {
     by_both_traps(|trap| {
@@ -356,7 +421,7 @@ fn a_lost_home_gives_sigbus_and_its_key_is_free() {
         wait_until("the lease ends", || third.call("peek 0").err());
         assert!(["EIDRM", "EINVAL"].contains(&refused(&mut first, "nattch").as_str()));
         first.must("detach");
-        let mut again = dipc_tests::Puppet::of_pages(cluster.node(3));
+        let mut again = Puppet::of_pages(cluster.node(3));
         wait_until("the key is free", || again.call(&format!("shmget {KEY} {PAGE} 011600")).ok());
         again.must("attach 0");
         assert_eq!(again.must("peek 0"), "0");

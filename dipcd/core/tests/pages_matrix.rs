@@ -318,7 +318,7 @@ fn recall(number: u64, wanted: Access) -> ToReplica {
 /// Every state of page 0; what is here came with grant 5.
 fn replica_states() -> Vec<(&'static str, Node)> {
     use Access::{Read, Write};
-    use replica::Event::{Detached, LeaseEnded, LeaseRestored, LinkDown, LinkUp};
+    use replica::Event::{Detached, HomeLost, LeaseEnded, LeaseRestored, LinkDown, LinkUp};
     let never = Node::new();
     let shared = never.clone().and_hears(grant(Read, 5, Content::Raw));
     let owned = never.clone().and_hears(grant(Write, 5, Content::Raw));
@@ -347,6 +347,7 @@ fn replica_states() -> Vec<(&'static str, Node)> {
         ("owned, and home has not said so, awaited", doubted.faults(Read)),
         ("owned, and leaving", owned.and(Detached)),
         ("read, and leaving", shared.and(Detached)),
+        ("never here, and home is lost", never.clone().and(LinkDown).and(HomeLost)),
         ("left", never.and(Detached).and(replica::Event::Continue)),
     ]
 }
@@ -362,6 +363,7 @@ fn replica_events() -> Vec<replica::Event> {
         Event::Detached,
         Event::LinkDown,
         Event::LinkUp,
+        Event::HomeLost,
         Event::LeaseEnded,
         Event::LeaseRestored,
         Event::Tick,

@@ -32,6 +32,7 @@ struct Budget {
     node_kills: u8,
     home_kills: u8,
     losses: u8,
+    home_losses: u8,
     detaches: u8,
     attaches: u8,
 }
@@ -43,6 +44,7 @@ const NOTHING: Budget = Budget {
     node_kills: 0,
     home_kills: 0,
     losses: 0,
+    home_losses: 0,
     detaches: 0,
     attaches: 0,
 };
@@ -77,6 +79,7 @@ impl Small {
             Move::Kill(0) => budget.home_kills > 0,
             Move::Kill(_) => budget.node_kills > 0,
             Move::EndLease(_) | Move::Lose(_) => budget.losses > 0,
+            Move::LoseHome(_) => budget.home_losses > 0,
             Move::Detach(_) => budget.detaches > 0,
             Move::Attach(_) => budget.attaches > 0,
             _ => false,
@@ -128,6 +131,7 @@ impl explore::World for Small {
             Move::Kill(0) => self.budget.home_kills -= 1,
             Move::Kill(_) => self.budget.node_kills -= 1,
             Move::Lose(_) => self.budget.losses -= 1,
+            Move::LoseHome(_) => self.budget.home_losses -= 1,
             Move::Detach(_) => self.budget.detaches -= 1,
             Move::Attach(_) => self.budget.attaches -= 1,
             _ => {}
@@ -210,6 +214,13 @@ fn one_writer_or_many_readers() {
             7_828,
         ),
         ("killed twice, lost", 2, 1, Budget { node_kills: 2, losses: 1, ..NOTHING }, 8136),
+        (
+            "cut, lost to each other",
+            2,
+            1,
+            Budget { breaks: 1, losses: 1, home_losses: 1, ..two },
+            29_830,
+        ),
         ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 64_337),
     ]);
 }

@@ -13,7 +13,7 @@ use dipc_wire::memory::Replica;
 use super::pager::shared::Note;
 use super::records::CopyRecords;
 use super::recover::caller_name;
-use super::{attach, control, ends};
+use super::{alone, attach, control, ends};
 use crate::daemon::Daemon;
 
 /// Does errands until the daemon ends.
@@ -37,7 +37,10 @@ fn do_one(daemon: &Arc<Daemon>, note: Note) {
             tracing::error!(op = "page", %id, ?step, %error);
         }
         Note::Unread { id, error } => tracing::error!(op = "page", %id, %error),
-        Note::Gone { id, .. } => control::delete_if_unused(daemon, id),
+        Note::Gone { id, .. } => {
+            control::delete_if_unused(daemon, id);
+            alone::go_native(&daemon.memory, id);
+        }
         Note::Void { id, replica } => attach::again(daemon, id, replica),
         Note::Left { id, replica } => forget_replica(daemon, id, replica),
         Note::Ended => ends::note_ends(daemon),
@@ -72,13 +75,13 @@ fn left(daemon: &Daemon, id: ObjectId, number: Replica) -> io::Result<()> {
         _ => Ok(()),
     };
     let unused = locked.state.replicas.is_empty() && locked.state.home.is_none();
+    if unused && memory.homes.view(id).is_none() {
+        // Under the lock: who attaches just now waits until it is gone, and makes it anew.
+        let _ = fs::remove_dir_all(dir);
+    }
     locked.wake_all();
     drop(locked);
     memory.forget(id);
-    if unused && memory.homes.view(id).is_none() {
-        // Who attaches just now has waited until the replica was gone, and makes it anew.
-        let _ = fs::remove_dir_all(dir);
-    }
     removed.and(failed)
 }
 

@@ -6,11 +6,13 @@
 //! word 0         how often the keeper has stepped in
 //! word N         the end of the lease of home N, in milliseconds of CLOCK_BOOTTIME; 0: none yet
 //! word 64 + N    the end of the lease that was ended: access to that home's pages is taken away
+//! word 129       how long taking access away may last, in milliseconds; 0: not said yet
 //! ```
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use dipc_wire::ids::NodeId;
 use dipc_wire::limits::NODES_MAX;
@@ -20,6 +22,9 @@ use crate::sys::words::Words;
 
 const FILE_NAME: &str = "leases";
 const NODES: usize = NODES_MAX as usize;
+/// A helper thread on a busy machine has been seen to take 200 ms.
+const PATIENCE_MAX: Duration = Duration::from_millis(500);
+const PATIENCE_MIN: Duration = Duration::from_millis(50);
 
 /// The leases of this node.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub struct Leases(Words);
 impl Leases {
     /// Opens those in a directory, or makes them.
     pub fn open(dir: &Path) -> io::Result<Leases> {
-        Words::open(&dir.join(FILE_NAME), 1 + 2 * NODES).map(Leases)
+        Words::open(&dir.join(FILE_NAME), 2 + 2 * NODES).map(Leases)
     }
 
     /// Home has answered a heartbeat that was sent at `sent_ms`. `true` if its lease was over.
@@ -59,6 +64,21 @@ impl Leases {
     /// Whether access to a home's pages was taken away since its lease is over.
     pub fn is_ended(&self, home: NodeId) -> bool {
         self.0.get(NODES + index(home)) == self.ends_ms(home)
+    }
+
+    /// What is left between the end of a lease and the time when its home gives the pages away.
+    pub fn set_room(&self, room: Duration) {
+        let room_ms = u64::try_from(room.as_millis()).unwrap_or(u64::MAX);
+        self.0.set(1 + 2 * NODES, room_ms.max(1));
+    }
+
+    /// How long one program may take of that: half of it, as the others come after it, and what
+    /// their pages hold is to be copied.
+    pub fn patience(&self) -> Duration {
+        match self.0.get(1 + 2 * NODES) {
+            0 => PATIENCE_MAX,
+            room_ms => Duration::from_millis(room_ms / 2).clamp(PATIENCE_MIN, PATIENCE_MAX),
+        }
     }
 
     /// How often the keeper has stepped in. A step of a machine in which it does is worth nothing.
@@ -96,5 +116,10 @@ mod tests {
         keeper.intervene();
         assert!(leases.is_ended(home));
         assert_eq!(leases.interventions(), 1);
+        assert_eq!(keeper.patience(), PATIENCE_MAX, "nobody has said");
+        leases.set_room(Duration::from_millis(490));
+        assert_eq!(keeper.patience(), Duration::from_millis(245));
+        leases.set_room(Duration::ZERO);
+        assert_eq!(keeper.patience(), PATIENCE_MIN);
     }
 }

@@ -2,6 +2,7 @@
 //! spaces that map them, how access to their pages is given and taken away, and how pages travel.
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod attach;
 pub mod calls;
 pub mod control;

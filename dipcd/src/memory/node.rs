@@ -35,7 +35,7 @@ use super::pager::timers::Machine;
 use super::records::{CopyRecords, HomeRecords};
 use super::segments::Segments;
 use crate::clock::{Deadline, now_ms};
-use crate::config::ShmSignals;
+use crate::config::{Liveness, ShmSignals};
 use crate::keep::Keep;
 
 /// How long a stopped program of the mprotect trap may keep a page: less than what is left of
@@ -353,9 +353,12 @@ impl Memory {
         all
     }
 
-    /// Now and then: see [`super::pager::timers::Timers::nudge`].
-    pub fn nudge(&self) {
+    /// Now and then: see [`super::pager::timers::Timers::nudge`]. The keeper hears how long it may
+    /// take to end a lease.
+    pub fn nudge(&self, liveness: &Liveness) {
         self.shared.timers.nudge();
+        let lease = liveness.lease + liveness.lease / 50;
+        self.shared.leases.set_room(liveness.node_timeout.saturating_sub(lease));
     }
 
     /// Has a page opened to one program of the mprotect trap; waits until the replica holds it.

@@ -31,9 +31,6 @@ use super::records::CopyRecords;
 use super::recover::read_geometry;
 use super::segments::{DIRECTORY, dir_of};
 
-/// How long a helper thread may take to close pages.
-const PATIENCE: Duration = Duration::from_millis(500);
-
 /// How long dipcd may take to stand still.
 const STANDSTILL: Duration = Duration::from_millis(50);
 
@@ -98,10 +95,15 @@ pub fn leases(state_dir: &Path) -> io::Result<Leases> {
     Leases::open(state_dir)
 }
 
-/// Takes access to all pages of a home away.
-pub fn end_lease(state_dir: &Path, held: &Holdings, home: NodeId) -> io::Result<()> {
+/// Takes access to all pages of a home away. A helper thread has `patience` to close them.
+pub fn end_lease(
+    state_dir: &Path,
+    held: &Holdings,
+    home: NodeId,
+    patience: Duration,
+) -> io::Result<()> {
     let files = files_of(held, home)?;
-    protect(held, &files)?;
+    protect(held, &files, patience)?;
     for file in files {
         let dir = dir_of(&state_dir.join(DIRECTORY), file.name().id);
         let geometry = read_geometry(&dir)?;
@@ -125,9 +127,9 @@ fn files_of(held: &Holdings, home: NodeId) -> io::Result<Vec<ReplicaFile>> {
 }
 
 /// Nobody writes to these files any more.
-fn protect(held: &Holdings, files: &[ReplicaFile]) -> io::Result<()> {
+fn protect(held: &Holdings, files: &[ReplicaFile], patience: Duration) -> io::Result<()> {
     let ids: Vec<FileId> = files.iter().map(ReplicaFile::id).collect();
-    let traps = traps(held)?;
+    let traps = traps(held, patience)?;
     for pid in process_maps::processes()? {
         let Ok(maps) = Maps::of(pid) else { continue };
         let mut mapped = maps.ours.clone();
@@ -148,11 +150,11 @@ struct Known {
     means: Means,
 }
 
-fn traps(held: &Holdings) -> io::Result<Vec<Known>> {
+fn traps(held: &Holdings, patience: Duration) -> io::Result<Vec<Known>> {
     let mut traps = Vec::new();
     for (name, fd) in held {
         let Held::Trap { mm, trap, sentinel } = name else { continue };
-        let means = Means::adopt(*trap, Arc::new(fd.try_clone()?), PATIENCE);
+        let means = Means::adopt(*trap, Arc::new(fd.try_clone()?), patience);
         traps.push(Known { number: mm.0, sentinel: *sentinel, means });
     }
     Ok(traps)

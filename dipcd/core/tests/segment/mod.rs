@@ -104,6 +104,8 @@ pub struct Node {
     pub fenced: bool,
     /// Whether home has declared it lost since its last link.
     pub declared: bool,
+    /// Whether it has declared home lost since its last link.
+    pub home_lost: bool,
     pub timer_ms: Option<u64>,
     pub link: Option<Link>,
     /// Frames to home of the link before.
@@ -158,6 +160,8 @@ pub enum Move {
     EndLease(usize),
     /// Home declares a node lost.
     Lose(usize),
+    /// A node declares home lost.
+    LoseHome(usize),
     /// The program of a node detaches.
     Detach(usize),
     /// It attaches.
@@ -181,6 +185,7 @@ impl World {
             waits: BTreeMap::new(),
             fenced: false,
             declared: false,
+            home_lost: false,
             timer_ms: None,
             link: None,
             old: VecDeque::new(),
@@ -292,6 +297,7 @@ impl World {
                 (self.runs(n), Move::Kill(n)),
                 (node.link.is_none() && !node.fenced, Move::EndLease(n)),
                 (node.fenced && !node.declared && self.runs(0), Move::Lose(n)),
+                (node.fenced && !node.home_lost && self.runs(n), Move::LoseHome(n)),
                 (node.attached && self.runs(n), Move::Detach(n)),
                 (!node.attached && self.runs(n), Move::Attach(n)),
             ];

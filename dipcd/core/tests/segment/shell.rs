@@ -22,6 +22,7 @@ pub fn dies_of(step: Move) -> Option<usize> {
         | Move::ToNode(n)
         | Move::Start(n)
         | Move::EndLease(n)
+        | Move::LoseHome(n)
         | Move::Detach(n)
         | Move::Tick(n) => Some(n),
         Move::Write(..) | Move::Break(_) | Move::Kill(_) | Move::Link(_) | Move::Attach(_) => None,
@@ -69,6 +70,10 @@ impl World {
                 self.losses += 1;
                 self.node_mut(n).declared = true;
                 self.tell_home(directory::Event::Lost { node: node_id(n) }, &vec![]);
+            }
+            Move::LoseHome(n) => {
+                self.node_mut(n).home_lost = true;
+                self.tell_node(n, replica::Event::HomeLost, &vec![]);
             }
             Move::Detach(n) => {
                 self.node_mut(n).attached = false;
@@ -339,6 +344,7 @@ impl World {
     /// A thread is woken: the page it still waits for, if it does.
     fn woken(&mut self, n: usize, step: CopyStep) -> Option<PageNo> {
         let lost = &self.lost;
+        let home_lost = n > 0 && self.node(n).home_lost;
         let (files, waits) = match n {
             0 => (&self.home.files, &mut self.home.waits),
             n => {
@@ -356,7 +362,12 @@ impl World {
                 Some(page)
             }
             CopyStep::Fail { page, failure } => {
-                if failure != Failure::TimedOut && !lost[page.0 as usize] {
+                let is_due = match failure {
+                    Failure::TimedOut => true,
+                    Failure::Gone if home_lost => true,
+                    Failure::Gone | Failure::Lost => lost[page.0 as usize],
+                };
+                if !is_due {
                     self.wrong = Some(format!("SIGBUS on {page:?}, which is not lost"));
                 }
                 waits.remove(&page);
@@ -574,6 +585,7 @@ impl World {
     fn link(&mut self, n: usize) {
         self.node_mut(n).link = Some(Link::default());
         self.node_mut(n).declared = false;
+        self.node_mut(n).home_lost = false;
         let joined = self.home.joined.iter().filter(|(_, at)| **at == n);
         let joined: Vec<_> = joined.map(|(replica, _)| *replica).collect();
         for replica in joined {

@@ -43,6 +43,11 @@ pub struct HomeSide {
 }
 
 impl HomeSide {
+    /// Whether the last other file is gone, and access is still watched.
+    pub fn is_alone(&self) -> bool {
+        self.shared && self.holders.is_empty()
+    }
+
     /// Puts one together.
     pub fn new(
         machine: Directory,

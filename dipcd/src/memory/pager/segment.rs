@@ -214,10 +214,21 @@ impl Locked<'_> {
         }
         self.unlink(node, None);
         self.state.links.insert(node, link.clone());
+        self.ask_for_reports(node);
         self.each_of_home(node, |locked, replica| {
             locked.step_replica(replica, replica::Event::LinkUp, &Contents::none());
         });
         true
+    }
+
+    /// A node that has lost a replica says so, and nobody waits for it; the others report anyway.
+    fn ask_for_reports(&mut self, node: NodeId) {
+        let Some(home) = &self.state.home else { return };
+        let there = home.holders.iter().filter(|(_, holder)| holder.node == node);
+        let there: Vec<Replica> = there.map(|(replica, _)| *replica).collect();
+        for replica in there {
+            self.answer(node, replica, ToReplica::ReportPlease);
+        }
     }
 
     /// A link to a node has ended; `None`: whichever it is.
