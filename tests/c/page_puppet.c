@@ -237,6 +237,16 @@ static long futex(long at, int operation, long value)
 
 static long futex_wait(const struct arguments *a) { return futex(a->one, FUTEX_WAIT, a->two); }
 
+static long inherit(const struct arguments *a) { return futex(a->one, FUTEX_LOCK_PI, 0); }
+
+/* Runs, and makes no call, for as long as it is left alone. */
+static long spin(const struct arguments *a)
+{
+    (void)a;
+    for (volatile long i = 0;; i++)
+        ;
+}
+
 static long futex_wake(const struct arguments *a) { return futex(a->one, FUTEX_WAKE, a->two); }
 
 static long move_bytes(const struct arguments *a, int flags)
@@ -333,6 +343,7 @@ static const struct {
     { "sum", sum },             { "rmid", rmid },           { "lock", lock },
     { "unlock", unlock },       { "chmod", change_mode },   { "become", become },
     { "pid", own_pid },         { "wait", futex_wait },     { "wake", futex_wake },
+    { "inherit", inherit },     { "spin", spin },
     { "load", load },           { "store", store },         { "unmap", unmap },
     { "protect", protect },     { "open", open_again },     { "remove", remove_range },
     { "fork", fork_child },     { "end", end_child },       { "exec", run_anew },
