@@ -94,7 +94,8 @@ fn set_changes_every_entry_that_may_change() {
         if let Some((_, value)) = RELOADABLE.iter().find(known) {
             let value = value.strip_prefix('@').map_or((*value).to_owned(), file);
             let output = node.tool("dipcctl", &["set", name, &value]);
-            if output.err.contains("not available in this version") {
+            if *name == "send" {
+                assert!(output.err.contains("send: not available in this version"), "{output:?}");
                 continue;
             }
             output.expect_success();
