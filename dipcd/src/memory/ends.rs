@@ -60,8 +60,8 @@ fn tell(daemon: &Daemon, home: NodeId, id: ObjectId, client: ClientId) {
     }
 }
 
-/// Notes who has ended on this node; when it returns, all are noted whose end was said before. Those
-/// of other homes are told to them, before whatever is posted next.
+/// Notes who has ended on this node; when it returns, all are noted whose end was said before.
+/// Other homes are told of theirs, before whatever is posted to them next.
 pub(super) fn note_ends(daemon: &Daemon) {
     let memory = &daemon.memory;
     let _one_at_a_time = memory.noting.lock();
