@@ -2,7 +2,7 @@
 //! then frames under protection. Blocking, with reused buffers.
 //!
 //! A frame goes out in one system call and, if it is not large, comes in by one. Memory grows as
-//! bytes arrive, never because a length announces them, and is given back after a large frame.
+//! bytes arrive, never because a length announces them, and is given back after a very large frame.
 //! Any error is the end of the connection: record numbers are never used twice.
 #![forbid(unsafe_code)]
 

@@ -214,8 +214,8 @@ pub enum Breach {
 }
 
 /// Pages that one frame of reading ahead carries at most: while home reads the next ones, the
-/// replica installs these.
-const AHEAD_FRAME_PAGES: usize = 16;
+/// replica installs these. Of 4 KiB each they fit into one record of the cipher.
+const AHEAD_FRAME_PAGES: usize = 15;
 /// Records that a walk over all of them looks at in one step.
 const WALK: usize = 512;
 

@@ -43,6 +43,8 @@ const LOOKS_MAX: u32 = 64;
 const ON_THE_WAY: Duration = Duration::from_micros(50);
 /// After a look that found nobody, so many times as long as it took passes before the next one.
 const REST: u32 = 10;
+/// The same if somebody ran.
+const REST_RUNNING: u32 = 2;
 /// But no more than this.
 const REST_MAX: Duration = Duration::from_millis(4);
 /// What is remembered of programs that were named in the log.
@@ -131,6 +133,15 @@ impl Futexes {
         if let Some(before) = watch.left.get(&span.offset) {
             // A page that bounces is looked after all the same.
             (end, due) = (before.end.max(end), before.due.min(due));
+        }
+        // Pages that leave one after the other are looked after together.
+        if let Some((_, before)) = watch.left.range_mut(..span.offset).next_back()
+            && before.end == span.offset
+            && before.looks == 0
+        {
+            (before.end, before.since) = (end, since);
+            watch.left.remove(&span.offset);
+            return;
         }
         let (pause, looks, runners) = (FIRST_LOOK, 0, None);
         watch.left.insert(span.offset, Look { end, since, due, pause, looks, runners });
@@ -277,7 +288,8 @@ impl Futexes {
             goes_on
         });
         if wanted.is_empty() {
-            watch.rests_until = now + ((now - began) * REST).min(REST_MAX);
+            let times = if running.is_empty() { REST } else { REST_RUNNING };
+            watch.rests_until = now + ((now - began) * times).min(REST_MAX);
         }
         if watch.left.is_empty() && watch.asleep.is_empty() {
             state.files.remove(&file);
