@@ -177,6 +177,21 @@ fn a_fault_that_waits_too_long_is_sigbus_and_nothing_else() {
     });
 }
 
+/// Waits until a node has sent a frame: its line of `-v` comes first, and the thread that wrote it
+/// then sends.
+#[track_caller]
+fn has_sent(node: &Node, words: &str) {
+    node.wait_for_log(words);
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains(words)).expect("it was found");
+    let task = line.trim_start_matches('[').split('@').next().expect("split gives something");
+    let status = format!("/proc/{}/task/{task}/status", node.dipcd_pid());
+    wait_until("the thread that sends waits again", || {
+        let status = std::fs::read_to_string(&status).expect("it runs");
+        status.contains("\nState:\tS").then_some(())
+    });
+}
+
 #[test]
 fn a_grant_that_is_not_acknowledged_ends_the_link() {
     by_both_traps(|trap| {
@@ -187,7 +202,7 @@ fn a_grant_that_is_not_acknowledged_ends_the_link() {
         cluster.node(1).freeze();
         away.begin("add 0 1");
         // The question goes to home; the grant will find nobody.
-        cluster.node(2).wait_for_log(", frame: Fault {");
+        has_sent(cluster.node(2), ", frame: Fault {");
         cluster.node(2).freeze();
         cluster.node(1).thaw();
         cluster.node(1).wait_for_log("shm_ak_timeout");
