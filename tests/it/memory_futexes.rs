@@ -75,7 +75,7 @@ fn sleeper(node: &dipc_tests::Node, at: usize) -> Puppet {
     puppet
 }
 
-/// The end of a sleep. Who was so late, on a busy machine, that the word had changed before he slept
+/// The end of a sleep. Whoever comes so late, on a busy machine, that the word has changed already
 /// is told so (EAGAIN of futex(2)); to the C library that is the same.
 #[track_caller]
 fn wakes(puppet: &mut Puppet) {

@@ -1,17 +1,13 @@
-//! Futexes across nodes: a thread that sleeps on a word of a page that has left this node is woken
-//! when the word may have changed, for the wake of another node does not reach it.
+//! Futexes across nodes: who sleeps on a word of a page that has left this node is woken when the
+//! word may have changed, for the wake of another node does not reach him.
 //!
-//! A page that leaves is looked after by one thread: it asks /proc what the threads of the programs
-//! that map the file are doing, and has a page that somebody sleeps on fetched back for reading.
-//! When it comes, whoever believes in another value than it holds is woken, before home hears that
-//! it has come. Sleepers whose word is unchanged stay asleep: woken they would ask for the page for
-//! writing, and two nodes that wait on one word would wake each other.
-//!
-//! Who is about to sleep has the page, or waits for it; only a thread that has read the word and
-//! has not slept yet when the page leaves is missed by a look, if the processor was taken from it
-//! in between. So who is seen running is looked at again, less and less often, until he has run for
-//! a moment more. A page that nobody sleeps on is forgotten then: nothing is polled. Looks that
-//! find nobody are made so seldom that they cost a tenth of a processor at most.
+//! A page that leaves is looked after by one thread, which asks /proc what the threads of the
+//! programs are doing. One that somebody sleeps on is fetched back for reading; who believes in
+//! another value than it holds is then woken, before home hears that it has come. Others sleep on:
+//! woken they would ask for the page for writing, and two nodes would wake each other.
+//! Who runs may have read the word and not sleep yet: he is looked at again, less and less often,
+//! until he has run for a moment more. Then nothing is polled, and looks that find nobody cost a
+//! tenth of a processor at most.
 #![forbid(unsafe_code)]
 
 use parking_lot::{Condvar, Mutex};
