@@ -262,7 +262,7 @@ impl Cluster {
         let name = program.file_name().expect("a program has a name");
         let copy = self.directory().join(name);
         if !copy.exists() {
-            fs::copy(program, &copy).expect("the program can be copied");
+            programs::copy(program, &copy);
         }
         copy
     }

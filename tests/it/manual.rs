@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dipc_tests::stranger::{Peer, serves, with_known_key};
-use dipc_tests::{Cluster, Node, Puppet, skip};
+use dipc_tests::{Cluster, Node, Puppet, programs, skip};
 use dipc_wire::ids::{ClaimNo, Key, Kind, NodeId, ObjectId, Req};
 use dipc_wire::peer::{Claimed, Intent, PeerFrame, Piece, Reported};
 
@@ -21,9 +21,10 @@ const GET: &str = "msgget 0x91 010600";
 
 /// Makes a program that starts another one.
 fn script(directory: &Path, text: &str) -> PathBuf {
-    let path = directory.join("wrapper");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("the directory is ours");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let [written, path] = ["written", "wrapper"].map(|name| directory.join(name));
+    fs::write(&written, format!("#!/bin/sh\n{text}\n")).expect("the directory is ours");
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    programs::copy(&written, &path);
     path
 }
 

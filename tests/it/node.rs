@@ -78,7 +78,7 @@ impl Node {
         }
         if let Some(User { uid, gid, .. }) = start.user {
             // Where cargo puts programs, others may not enter.
-            fs::copy(programs::dipcd(), directory.join("dipcd")).expect("a new directory");
+            programs::copy(&programs::dipcd(), &directory.join("dipcd"));
             for part in ["", "state", "lib"] {
                 std::os::unix::fs::chown(directory.join(part), Some(uid), Some(gid))
                     .expect("root may");

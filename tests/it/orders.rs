@@ -123,6 +123,7 @@ fn a_wrong_order_is_refused_with_its_reason() {
     let cluster = Cluster::start(2);
     let node = cluster.node(1);
     node.wait_for_log("op=\"linked\" peer=2");
+    cluster.node(2).wait_for_log("op=\"admitted\"");
     for (words, why) in [
         (&["set", "lost_page", "x"][..], "lost_page: expected sigbus or stale, found \"x\""),
         (&["set", "none", "x"], "\"none\": no such entry"),
