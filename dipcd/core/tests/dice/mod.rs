@@ -1,4 +1,5 @@
-//! What the simulations draw their moves with.
+//! What the simulations draw their moves with: numbers that follow from a seed, so that a run that
+//! failed can be repeated.
 #![forbid(unsafe_code)]
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): enough to draw moves.

@@ -1,4 +1,5 @@
-//! Golden files: text that a test makes, kept beside it and reviewed as a diff.
+//! Golden files: text that a test makes, kept beside it and reviewed as a diff. They are written
+//! anew, instead of compared, when `UPDATE_GOLDEN` is set.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
