@@ -70,7 +70,8 @@ fn existing(path: PathBuf) -> PathBuf {
 /// Copies a program that is run from there. Not by ourselves: a child that another thread starts
 /// meanwhile would have the copy open for writing, and then nobody may run it.
 pub fn copy(program: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-p").arg(program).arg(to).status().expect("cp(1) is there");
+    let copied =
+        Command::new("cp").arg("-p").arg(program).arg(to).status().expect("cp(1) is there");
     assert!(copied.success(), "{} cannot be copied to {}", program.display(), to.display());
 }
 
