@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dipc_wire::client::{Answer, Call, Mm, Trap, Traps};
-use dipc_wire::ids::NodeId;
+use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::memory::Access;
 use dipc_wire::peer::{Caller, PeerFrame};
 use dipc_wire::sysv::SysvError;
@@ -126,21 +126,17 @@ fn touched(
 pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
     match frame {
         PeerFrame::Attach { req, caller, id, flags } if caller.client.node == from => {
-            let admit = move |daemon: &Arc<Daemon>| {
+            beside_if_removed(daemon, id, move |daemon| {
                 // One whose last detach is not known yet is gone already.
                 control::delete_if_unused(daemon, id);
                 let account = home_work::account(daemon, from, &caller);
                 let outcome =
                     account.and_then(|account| attach::admit(daemon, &caller, &account, id, flags));
                 daemon.links.post(from, PeerFrame::Attached { req, outcome });
-            };
-            match daemon.home.segments.is_removed(id) {
-                true => beside(daemon, admit),
-                false => admit(daemon),
-            }
+            });
         }
         PeerFrame::Detach { req, id, client } if client.node == from => {
-            beside(daemon, move |daemon| {
+            beside_if_removed(daemon, id, move |daemon| {
                 ends::detached_at_home(daemon, id, client);
                 daemon.links.post(from, PeerFrame::DetachNoted { req });
             });
@@ -158,6 +154,18 @@ pub fn serve_peer(daemon: &Arc<Daemon>, from: NodeId, frame: PeerFrame) {
             daemon.links.post(from, PeerFrame::Counted { req, attachments });
         }
         _ => tracing::warn!(op = "frame", peer = %from, "about another node's client; dropped"),
+    }
+}
+
+/// Only the last detach of a removed segment needs a count.
+fn beside_if_removed(
+    daemon: &Arc<Daemon>,
+    id: ObjectId,
+    work: impl FnOnce(&Arc<Daemon>) + Send + 'static,
+) {
+    match daemon.home.segments.is_removed(id) {
+        true => beside(daemon, work),
+        false => work(daemon),
     }
 }
 

@@ -82,11 +82,11 @@ pub fn at_home(
 ) -> Result<SegmentStat, SysvError> {
     let homes = &daemon.home.segments;
     // One whose last detach is not known yet is gone already.
-    delete_if_unused(daemon, id);
+    let counted = delete_if_unused(daemon, id);
     let mut controlled = homes.control(id, control, account)?;
     match control {
         SegmentControl::Stat | SegmentControl::StatAny => {
-            let nattch = count_all(daemon, id)?;
+            let nattch = counted.map_or_else(|| count_all(daemon, id), Ok)?;
             // Whoever counts notes who has ended.
             controlled = homes.control(id, control, account)?;
             controlled.stat.nattch = nattch;
@@ -107,21 +107,23 @@ pub fn at_home(
     Ok(controlled.stat)
 }
 
-/// Deletes a segment that is marked for it and that nobody has attached.
-pub fn delete_if_unused(daemon: &Arc<Daemon>, id: ObjectId) {
+/// Deletes a segment that is marked for it and that nobody has attached. How many attachments it
+/// has, if they had to be counted for that and there are some.
+pub fn delete_if_unused(daemon: &Arc<Daemon>, id: ObjectId) -> Option<u64> {
     let homes = &daemon.home.segments;
     if homes.view(id).is_none() || !homes.is_removed(id) {
-        return;
+        return None;
     }
     let admitted = homes.admissions(id);
-    if count_all(daemon, id) != Ok(0) {
-        return;
+    let count = count_all(daemon, id).ok()?;
+    if count > 0 {
+        return Some(count);
     }
     if let Some(segment) = daemon.memory.find(id) {
         let mut locked = segment.lock();
         // Who is admitted later finds it dead.
         if homes.admissions(id) != admitted {
-            return;
+            return None;
         }
         locked.state.dead = true;
     }
@@ -131,6 +133,7 @@ pub fn delete_if_unused(daemon: &Arc<Daemon>, id: ObjectId) {
     }
     tracing::info!(op = "delete", %id, "its last detach");
     daemon.tell_referee(PeerFrame::Removed { id });
+    None
 }
 
 /// Deletes all that are marked for it and that nobody has attached: there may be room again.
