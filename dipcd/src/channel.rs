@@ -550,11 +550,11 @@ pub(crate) mod tests {
                 assert!(raw.iter().all(|&byte| byte == size as u8));
             }
             let near = sending.join().unwrap();
-            assert!(near.sender.sealed.capacity() <= KEPT_BYTES);
+            assert!(near.sender.sealed.capacity() <= LARGE_BYTES);
             drop(near);
             assert!(far.receive::<u32>().unwrap().is_none());
-            assert!(far.receiver.incoming.capacity() <= KEPT_BYTES);
-            assert!(far.receiver.plain.capacity() <= KEPT_BYTES);
+            assert!(far.receiver.incoming.capacity() <= LARGE_BYTES);
+            assert!(far.receiver.plain.capacity() <= LARGE_BYTES);
         }
     }
 
