@@ -2,8 +2,9 @@
  * Reads and adds to words of a segment at random, and holds every value against a journal: a plain
  * file that all processes of the test map, on whichever node they are (they run on one machine).
  *
- *   journal KEY BYTES FILE        works until its standard input ends; says how much it did
  *   journal KEY BYTES FILE check  looks at every word once
+ *   journal KEY BYTES FILE SLOT   works until its standard input ends; says how much it did, and
+ *                                 counts it in a slot of the journal meanwhile
  *
  * Before an addition to a word its `begun` is counted, behind it its `done`. So a value can be no
  * less than what was done before it was read, and no more than what was begun after that, also when
@@ -23,10 +24,10 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
-enum { WORDS = 512, IN_A_PLACE = 8, RUN = 16, LOOK_EVERY = 64 };
+enum { SLOTS = 64, WORDS = 512, IN_A_PLACE = 8, RUN = 16, LOOK_EVERY = 64 };
 
 struct journal {
-    _Atomic int64_t begun[WORDS], done[WORDS];
+    _Atomic int64_t begun[WORDS], done[WORDS], steps[SLOTS];
 };
 
 static struct journal *journal;
@@ -124,17 +125,18 @@ static void open_all(int key, size_t bytes, const char *path)
 
 int main(int argc, char **argv)
 {
-    if (argc < 4)
+    if (argc != 5)
         return 2;
     open_all((int)strtol(argv[1], NULL, 0), strtoul(argv[2], NULL, 0), argv[3]);
     random_state = (uint64_t)getpid() * 0x9e3779b97f4a7c15u;
     puts("attached");
     fflush(stdout);
-    if (argc > 4) {
+    if (strcmp(argv[4], "check") == 0) {
         for (unsigned number = 0; number < WORDS; number++)
             read_one(number);
     } else {
-        for (long i = 0; i % LOOK_EVERY != 0 || !is_over(); i++)
+        _Atomic int64_t *steps = &journal->steps[atoi(argv[4]) % SLOTS];
+        for (long i = 0; i % LOOK_EVERY != 0 || !is_over(); i++, ++*steps)
             work();
     }
     printf("read %ld added %ld\n", reads, adds);

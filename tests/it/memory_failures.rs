@@ -15,11 +15,13 @@ use crate::memory::{
 
 /// Bytes of the journal's segment: a group of words a page, and pages between them.
 const BYTES: usize = 1 << 20;
-/// Additions that must be done between two disturbances: nobody is stuck.
-const PROGRESS: u64 = 40;
+/// What each program must do between two disturbances: nobody is stuck.
+const PROGRESS: u64 = 20;
 /// Disturbances of a run.
-const LONG: usize = 400;
-const PLAIN: usize = 20;
+const LONG: usize = 120;
+const PLAIN: usize = 6;
+/// Words of the journal before those that count what each program does.
+const WORDS: usize = 512;
 
 /// Programs at work on one segment, and their journal.
 struct Work<'a> {
@@ -37,13 +39,14 @@ impl<'a> Work<'a> {
         let workers = Vec::new();
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut work = Work { cluster, journal, workers, random };
-        work.workers = (0..2 * cluster.nodes().len()).map(|at| work.worker(1 + at / 2)).collect();
+        work.workers =
+            (0..2 * cluster.nodes().len()).map(|at| work.worker(1 + at / 2, at)).collect();
         work
     }
 
-    fn worker(&self, node: usize) -> Running {
+    fn worker(&self, node: usize, slot: usize) -> Running {
         let file = self.journal.to_str().expect("a plain path");
-        let arguments = [KEY, &BYTES.to_string(), file];
+        let arguments = [KEY, &BYTES.to_string(), file, &slot.to_string()];
         self.cluster.node(node).spawn(programs::helper("journal"), &arguments)
     }
 
@@ -62,22 +65,30 @@ impl<'a> Work<'a> {
     fn replace_a_worker(&mut self) {
         let (at, node) = (self.below(self.workers.len()), self.any_node());
         self.workers[at].signal(Signal::KILL);
-        self.workers[at] = self.worker(node);
+        self.workers[at] = self.worker(node, at);
     }
 
-    /// Additions that are done so far.
-    fn done(&self) -> u64 {
+    /// The journal's words.
+    fn words(&self) -> Vec<u64> {
         let bytes = fs::read(&self.journal).unwrap_or_default();
-        let half = bytes.len() / 2;
-        let words = bytes[half..].chunks_exact(8);
-        words.map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).sum()
+        let words = bytes.chunks_exact(8);
+        words.map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
+    }
+
+    /// What each program has done so far; those before it in its place count too.
+    fn steps(&self) -> Vec<u64> {
+        let mut steps = self.words().split_off(self.words().len().min(2 * WORDS));
+        steps.resize(self.workers.len(), 0);
+        steps
     }
 
     #[track_caller]
     fn until_progress(&mut self) {
-        let before = self.done();
+        let before = self.steps();
         wait_until("the programs go on", || {
-            (self.done() >= before + PROGRESS || !self.all_well()).then_some(())
+            let now = self.steps();
+            let goes_on = |(now, before): (&u64, &u64)| *now >= before + PROGRESS;
+            (now.iter().zip(&before).all(goes_on) || !self.all_well()).then_some(())
         });
         assert!(self.all_well(), "a program has ended: {}", self.complaints());
     }
@@ -94,8 +105,8 @@ impl<'a> Work<'a> {
 
     /// Ends the programs, and looks at every word on every node. How much was done.
     #[track_caller]
-    fn finish(self) -> String {
-        for worker in self.workers {
+    fn finish(mut self) -> String {
+        for worker in std::mem::take(&mut self.workers) {
             let said = worker.wait().expect_success();
             assert!(said.contains("read "), "{said}");
         }
@@ -104,11 +115,9 @@ impl<'a> Work<'a> {
             let arguments = [KEY, &BYTES.to_string(), file, "check"];
             node.run(programs::helper("journal"), &arguments).expect_success();
         }
-        let bytes = fs::read(&self.journal).expect("it is there");
-        let words = bytes.chunks_exact(8);
-        let sum: u64 =
-            words.map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).sum();
-        format!("{} additions", sum / 2)
+        let words = self.words();
+        let done: u64 = words[WORDS..2 * WORDS].iter().sum();
+        format!("{done} additions")
     }
 }
 

@@ -48,7 +48,7 @@ fn with_two_on_one(roles: usize) -> Vec<(usize, Vec<String>)> {
 }
 
 /// Runs one test everywhere, without fences and with them.
-fn litmus(test: &str, roles: usize) {
+fn litmus((test, roles): (&str, usize)) {
     for trap in TRAPS {
         let cluster = cluster(3, trap).entry("employer_shm_timeout", "120").start();
         let name = format!("litmus {test} {trap}");
@@ -77,50 +77,127 @@ fn run(
     fence: &str,
     processes: Vec<(usize, Vec<String>)>,
 ) -> String {
+    said(start(cluster, test, rounds, fence, &processes))
+}
+
+/// Waits for all of them.
+#[track_caller]
+fn said(running: Vec<Running>) -> String {
+    let said = running.into_iter().map(|process| process.wait_within(PATIENCE).expect_success());
+    said.collect::<String>().trim().to_owned()
+}
+
+fn start(
+    cluster: &Cluster,
+    test: &str,
+    rounds: usize,
+    fence: &str,
+    processes: &[(usize, Vec<String>)],
+) -> Vec<Running> {
     let program = programs::helper("litmus");
     Puppet::of_pages(cluster.node(1)).must(&format!("shmget {KEY} {BYTES} 013600"));
     let (rounds, meeting) = (rounds.to_string(), cluster.directory().join("meeting"));
     // Of the run before.
     let _ = fs::remove_file(&meeting);
     let meeting = meeting.to_str().expect("a plain path");
-    let start = |(node, roles): &(usize, Vec<String>)| -> Running {
+    let start = |(node, roles): &(usize, Vec<String>)| {
         let mut arguments = vec![test, KEY, &rounds, fence, meeting];
         arguments.extend(roles.iter().map(String::as_str));
         cluster.node(*node).spawn(&program, &arguments)
     };
-    let running: Vec<Running> = processes.iter().map(start).collect();
-    let said = running.into_iter().map(|process| process.wait_within(PATIENCE).expect_success());
-    said.collect::<String>().trim().to_owned()
+    processes.iter().map(start).collect()
+}
+
+/// Kills one dipcd after the other, and starts it again, as long as one of these runs. How often.
+fn kill_dipcds(cluster: &Cluster, running: &mut [Running]) -> usize {
+    let mut kills = 0;
+    while running.iter_mut().any(Running::is_running) {
+        kills += 1;
+        cluster.node(1 + kills % cluster.nodes().len()).kill_and_restart();
+        // Something is to happen in between.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    kills
+}
+
+/// Bounds are wide: a referee that is killed again and again keeps new names waiting.
+fn three(trap: &str) -> Cluster {
+    let cluster = cluster(3, trap).entry("employer_shm_timeout", "120");
+    cluster.entry("employer_referee_timeout", "50").entry("referee_timeout", "40").start()
 }
 
 #[test]
+fn what_is_forbidden_stays_so_while_dipcds_are_killed() {
+    by_both_traps(|trap| {
+        let cluster = three(trap);
+        for (test, roles) in TESTS {
+            let rounds = skip::amount(&format!("litmus {test} {trap} killed"), 20_000, 1_000);
+            let processes = with_home_apart(roles);
+            let mut running = start(&cluster, test, rounds, "0", &processes);
+            let kills = kill_dipcds(&cluster, &mut running);
+            skip::note(&format!("{trap}, {kills} kills: {}", said(running)));
+        }
+    });
+}
+
+#[test]
+fn no_addition_is_lost_while_dipcds_are_killed() {
+    by_both_traps(|trap| {
+        let cluster = three(trap);
+        let mut home = owner(cluster.node(1), 40 * PAGE);
+        let mut sum = 0;
+        for kind in ["lock", "word", "pages", "swap"] {
+            let each = skip::amount(&format!("additions {kind} {trap} killed"), 20_000, 1_000);
+            let mut running = start_adding(&cluster, kind, 40, each);
+            let kills = kill_dipcds(&cluster, &mut running);
+            said(running);
+            sum += 6 * each as i64;
+            // The lock, which is first, is free afterwards and counts for nothing.
+            assert_eq!(number(&mut home, &format!("sum 0 {} 8", 40 * PAGE)), sum, "{kind}");
+            skip::note(&format!("{trap}, {kills} kills: {kind}"));
+        }
+    });
+}
+
+/// What is tested, and how many roles each has.
+const TESTS: [(&str, usize); 6] =
+    [("MP", 2), ("SB", 2), ("LB", 2), ("IRIW", 4), ("CoRR", 3), ("2+2W", 2)];
+
+#[test]
 fn message_passing() {
-    litmus("MP", 2);
+    litmus(TESTS[0]);
 }
 
 #[test]
 fn store_buffering() {
-    litmus("SB", 2);
+    litmus(TESTS[1]);
 }
 
 #[test]
 fn load_buffering() {
-    litmus("LB", 2);
+    litmus(TESTS[2]);
 }
 
 #[test]
 fn independent_reads_of_independent_writes() {
-    litmus("IRIW", 4);
+    litmus(TESTS[3]);
 }
 
 #[test]
 fn coherence_of_reads() {
-    litmus("CoRR", 3);
+    litmus(TESTS[4]);
 }
 
 #[test]
 fn two_writes_each() {
-    litmus("2+2W", 2);
+    litmus(TESTS[5]);
+}
+
+fn start_adding(cluster: &Cluster, kind: &str, pages: usize, each: usize) -> Vec<Running> {
+    let program = programs::helper("increments");
+    let arguments = [kind, KEY, &pages.to_string(), &each.to_string()];
+    let start = |at: usize| cluster.node(1 + at % 3).spawn(&program, &arguments);
+    (0..6).map(start).collect()
 }
 
 /// Three nodes with two processes each add; the sum of everything must be what they added.
@@ -130,14 +207,8 @@ fn additions(kind: &str, pages: usize, long: usize) {
         let cluster = cluster(3, trap).start();
         let bytes = pages * PAGE;
         let mut home = owner(cluster.node(1), bytes);
-        let program = programs::helper("increments");
-        let arguments = [kind, KEY, &pages.to_string(), &each.to_string()];
-        let start = |at: usize| cluster.node(1 + at % 3).spawn(&program, &arguments);
-        let running: Vec<Running> = (0..6).map(start).collect();
-        for process in running {
-            let said = process.wait_within(PATIENCE).expect_success();
-            assert_eq!(said, format!("added {each}\n"));
-        }
+        let added = said(start_adding(&cluster, kind, pages, each));
+        assert_eq!(added.lines().count(), 6, "{added}");
         assert_eq!(number(&mut home, &format!("sum 0 {bytes} 8")), 6 * each as i64);
         home.must("rmid");
     });

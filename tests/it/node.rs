@@ -383,7 +383,8 @@ fn wait_for_ready(socket: &UnixDatagram, child: &mut Child) -> Result<(), String
                     return Ok(());
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(format!("cannot be heard: {error}")),
         }
         if let Some(status) = child.try_wait().expect("a child can be waited for") {

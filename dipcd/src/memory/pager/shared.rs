@@ -4,6 +4,8 @@
 
 use crossbeam_channel::Sender;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -128,12 +130,12 @@ impl Shared {
         NodeId::new(self.me.load(Ordering::Acquire)).unwrap_or(NodeId::NONE)
     }
 
-    /// Ends this dipcd if the keeper has taken pages away in the middle of a step: what the step
-    /// still has to do was decided before. The next dipcd begins with what is recorded.
+    /// Begins this dipcd anew if the keeper has taken pages away in the middle of a step: what the
+    /// step still has to do was decided before, and what is recorded is what counts.
     pub fn go_on_only_if_undisturbed(&self, interventions: u64) {
         if self.leases.interventions() != interventions {
-            tracing::error!(op = "lease", "it ended in the middle of a step");
-            std::process::abort();
+            tracing::error!(op = "lease", "it ended in the middle of a step: dipcd begins anew");
+            begin_anew();
         }
     }
 
@@ -142,6 +144,17 @@ impl Shared {
         // Its reader lives as long as we do.
         let _ = self.notes.send(note);
     }
+}
+
+/// The same program with the same arguments in this process: to all others a dipcd that was killed
+/// and started again. Everything it has open is closed, and what must stay is the keeper's.
+fn begin_anew() -> ! {
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(arguments.next().unwrap_or_else(|| "dipcd".into())).args(arguments);
+    let error = command.exec();
+    tracing::error!(op = "lease", %error, "it cannot begin anew");
+    std::process::abort()
 }
 
 impl Segment {
