@@ -303,7 +303,7 @@ void until_waiting(pid_t pid)
         say(" (never waited)");
 }
 
-/* "now" is since the row began, however long that takes; clocks of two calls may differ a second. */
+/* "now" is since the row began, however long that takes; two clocks may differ by a second. */
 void say_time(const char *what, long when)
 {
     int is_of_row = when >= row_began - 1 && when <= (long)time(NULL) + 1;
