@@ -531,6 +531,28 @@ fn an_orderly_stop_gives_everything_back_at_once() {
     });
 }
 
+/// `employer_shm_timeout`: SIGBUS for who waits, and the segment is as before.
+#[test]
+fn a_page_that_came_too_late_is_there_the_next_time() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).entry("employer_shm_timeout", "1").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must("poke 0 4");
+        away.must(&format!("poke {PAGE} 5"));
+        cluster.node(2).freeze();
+        assert_eq!(refused(&mut home, &format!("peek {PAGE}")), "SIGBUS");
+        cluster.node(2).thaw();
+        wait_until("home has it", || home.call(&format!("peek {PAGE}")).ok());
+        assert_eq!(home.must(&format!("peek {PAGE}")), "5");
+        cluster.node(1).freeze();
+        assert_eq!(refused(&mut away, "peek 0"), "SIGBUS");
+        cluster.node(1).thaw();
+        wait_until("the other node has it", || away.call("peek 0").ok());
+        assert_eq!(away.must("peek 0"), "4");
+    });
+}
+
 #[test]
 fn a_stopped_program_holds_up_nobody() {
     by_both_traps(|trap| {

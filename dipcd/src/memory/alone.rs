@@ -1,8 +1,8 @@
 //! A segment whose last other replica has gone: home takes back what still lies aside, and then its
 //! programs use the segment as the kernel's own again, with nothing watched.
 //!
-//! The pages are taken back as if home's programs touched them, some at a time, so that nobody waits
-//! long behind it; a page that is lost keeps the segment watched.
+//! The pages are taken back as if home's programs touched them, some at a time, so that nobody
+//! waits long behind it; a page that is lost keeps the segment watched.
 #![forbid(unsafe_code)]
 
 use dipc_core::copies::Records;

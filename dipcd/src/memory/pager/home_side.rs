@@ -7,14 +7,15 @@ use std::io;
 use std::sync::Arc;
 
 use dipc_core::copies::{CopyStep, Records, Run};
-use dipc_core::directory::{Directory, Effect, Holding, PageRecord};
+use dipc_core::directory::{Directory, Effect, Event, Holding, PageRecord};
 use dipc_wire::ids::NodeId;
-use dipc_wire::memory::{Access, PageNo, Replica};
+use dipc_wire::memory::{Access, PageNo, Replica, ToHome};
+use dipc_wire::peer::Piece;
 
 use super::buffers::Buffers;
 use super::content::Contents;
 use super::node_file::NodeFile;
-use super::segment::Segment;
+use super::segment::{HEALED_MAX, Segment};
 use super::shared::Note;
 use crate::memory::files::Span;
 use crate::memory::geometry::Geometry;
@@ -90,6 +91,30 @@ impl HomeSide {
             self.file.fill_holes(run)?;
         }
         self.file.carry_out(&CopyStep::Wake(page), &none, buffers)
+    }
+
+    /// Pages that gave SIGBUS to home's programs because they came too late, and may come by this
+    /// frame. Nobody faults there any more, so they are to be asked for.
+    pub(super) fn late(&self, event: &Event) -> Vec<PageNo> {
+        let Event::Frame { frame, .. } = event else { return Vec::new() };
+        let mappings = &self.file.mappings;
+        match frame {
+            ToHome::Recalled { granted, .. } | ToHome::Released { granted } => {
+                let span = self.geometry.span(granted.page);
+                let late = span.filter(|span| mappings.is_poisoned(*span));
+                late.map(|_| granted.page).into_iter().collect()
+            }
+            ToHome::Report { piece: Piece::Last, .. } => {
+                let poisoned = mappings.poisoned();
+                let pages = poisoned.iter().filter_map(|offset| self.geometry.page_at(*offset));
+                let is_lost = |page: &PageNo| self.records.get(*page).holding == Holding::Lost;
+                let mut pages: Vec<PageNo> = pages.filter(|page| !is_lost(page)).collect();
+                pages.dedup();
+                pages.truncate(HEALED_MAX);
+                pages
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// A file of the segment is no more; the node it was on.

@@ -28,8 +28,8 @@ use crate::links::Link;
 use crate::memory::families::Mappings;
 use crate::memory::geometry::Geometry;
 
-/// How many pages that gave SIGBUS are asked for at once when home serves a replica again.
-const HEALED_MAX: usize = 4096;
+/// How many pages that gave SIGBUS are asked for at once when they may be had again.
+pub(super) const HEALED_MAX: usize = 4096;
 
 /// A segment on this node.
 pub struct Segment {
@@ -362,6 +362,7 @@ impl State {
 
     fn step_home(&mut self, segment: &Segment, event: directory::Event, contents: &Contents<'_>) {
         let Some(home) = &mut self.home else { return };
+        let late = home.late(&event);
         let mut effects = std::mem::take(&mut home.effects);
         let said = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         home.machine.step(now_ms(), event, &home.records, &mut effects);
@@ -377,6 +378,10 @@ impl State {
             home.tell();
         }
         segment.shared.futexes.ring();
+        for page in late {
+            let event = directory::Event::Fault { page, access: Access::Read };
+            self.step_home(segment, event, &Contents::none());
+        }
     }
 
     /// One effect of the directory.
