@@ -391,6 +391,25 @@ fn many_segments_at_once() {
     });
 }
 
+/// Each home has to ask the other for its count; neither must be too busy waiting to give one.
+#[test]
+fn homes_that_count_for_each_other_do_not_wait_for_each_other() {
+    const OTHER: &str = "0x5e60008";
+    let cluster = cluster(2, "auto").start();
+    let _owner = owner(cluster.node(1), PAGE);
+    let mut other = Puppet::of_pages(cluster.node(2));
+    other.must(&format!("shmget {OTHER} {PAGE} 013600"));
+    let mut first = Puppet::of_pages(cluster.node(1));
+    first.must(&format!("shmget {OTHER} 0 010600"));
+    first.must("attach 0");
+    let mut second = user(cluster.node(2));
+    for _ in 0..200 {
+        first.begin("nattch");
+        second.begin("nattch");
+        assert_eq!((first.answer(), second.answer()), (Ok("1".into()), Ok("2".into())));
+    }
+}
+
 #[test]
 fn a_segment_of_another_machine_needs_a_dipcd() {
     let cluster = Cluster::start(1);
