@@ -1,5 +1,5 @@
-//! `/proc/sysvipc` under libdipc: the tables of the whole cluster for who has opted in, the kernel's
-//! for everybody else.
+//! `/proc/sysvipc` under libdipc: the tables of the whole cluster for who has opted in, the
+//! kernel's for everybody else.
 #![forbid(unsafe_code)]
 
 use std::process::Command;
