@@ -410,7 +410,7 @@ impl Families {
     /// Looks whether everybody is still there who maps a file. Whoever is not is said to have
     /// ended when this returns. Not under a lock.
     pub fn look_for_ends(&self, mappings: &Arc<Mappings>) {
-        mappings.families().iter().for_each(housekeeper::look_at_all);
+        mappings.families().iter().for_each(housekeeper::look_for_ends);
         self.registry.say_ends();
     }
 

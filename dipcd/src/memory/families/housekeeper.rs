@@ -22,6 +22,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// How long a fork may go on after its event has been read, until its child is seen in /proc.
 const BIRTH: Duration = Duration::from_millis(1);
 
+/// How often, a millisecond apart, the memory of an ended process is looked at until it is gone.
+const LOOKS_AFTER_ENDS: u32 = 50;
+
 /// Something to be done.
 #[derive(Debug)]
 pub(super) enum Errand {
@@ -72,6 +75,24 @@ fn make_round(registry: &Registry) {
     for family in registry.all_families() {
         look_at_all(&family);
         find_processes(&family);
+    }
+}
+
+/// Looks until nothing is left of processes that have ended. Whoever reads about one in /proc keeps
+/// its memory for a moment. One that shares its memory with a living one (vfork(2)) is looked at in
+/// vain, until the other is found.
+pub(super) fn look_for_ends(family: &Arc<Family>) {
+    look_at_all(family);
+    let has_ended = |process: &Process| process.has_ended_within(Duration::ZERO);
+    for _ in 0..LOOKS_AFTER_ENDS {
+        let left = family.with(|state| {
+            state.spaces.iter().any(|space| space.process.as_ref().is_some_and(has_ended))
+        });
+        if !left {
+            return;
+        }
+        thread::sleep(BIRTH);
+        look_at_all(family);
     }
 }
 
