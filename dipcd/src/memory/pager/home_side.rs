@@ -98,12 +98,15 @@ impl HomeSide {
     pub(super) fn late(&self, event: &Event) -> Vec<PageNo> {
         let Event::Frame { frame, .. } = event else { return Vec::new() };
         let mappings = &self.file.mappings;
+        let is_late = |page: &PageNo| {
+            self.geometry.span(*page).is_some_and(|span| mappings.is_poisoned(span))
+        };
         match frame {
             ToHome::Recalled { granted, .. } | ToHome::Released { granted } => {
-                let span = self.geometry.span(granted.page);
-                let late = span.filter(|span| mappings.is_poisoned(*span));
-                late.map(|_| granted.page).into_iter().collect()
+                Some(granted.page).filter(is_late).into_iter().collect()
             }
+            // It could not be recalled before.
+            ToHome::Ack { pages } => pages.iter().map(|(page, _)| *page).filter(is_late).collect(),
             ToHome::Report { piece: Piece::Last, .. } => {
                 let poisoned = mappings.poisoned();
                 let pages = poisoned.iter().filter_map(|offset| self.geometry.page_at(*offset));
