@@ -13,9 +13,7 @@ use redhook::hook;
 
 use crate::boundary::fail;
 use crate::route::{self, Route};
-use crate::{
-    attachments, identity, jump, kernel, key_path, names, queues, sets, start, sys, thread,
-};
+use crate::{fork, identity, jump, kernel, key_path, names, queues, sets, start, sys, thread};
 
 mod becoming;
 mod files;
@@ -250,7 +248,7 @@ extern "C" fn before_raw_fork(number: c_long, first: usize) {
         _ => 0,
     };
     if flags & libc::CLONE_VM as usize == 0 {
-        attachments::before_raw_fork();
+        fork::before_raw();
     }
 }
 

@@ -1,4 +1,4 @@
-//! shmat and shmdt of our segments, and what fork does to attachments.
+//! shmat and shmdt of our segments.
 //!
 //! ```text
 //! shmat   Attach ─▶ mmap, closed ─▶ Mapped ─▶ mprotect        dipcd registers before it opens
@@ -9,7 +9,6 @@
 //! All signals are blocked meanwhile: nothing comes in between, and whatever fails is undone.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
@@ -17,11 +16,9 @@ use dipc_wire::client::{Answer, AttachmentNo, Call, Trap};
 use dipc_wire::ids::ObjectId;
 use dipc_wire::sysv::{SHM_EXEC, SHM_RDONLY, SHM_REMAP, SHM_RND, SysvError};
 
-use crate::boundary::attempt;
 use crate::client::NoAnswer;
 use crate::pieces::{self, Change, Piece, Table};
 use crate::sys::memory::{self, PAGE_BYTES, Protection, whole_pages};
-use crate::sys::{self, Mask};
 use crate::{client, kernel, log, trap};
 
 /// How many restarts of dipcd one shmat outlives.
@@ -226,54 +223,6 @@ pub fn tell_moved(_: &Change, from: &Range<usize>, to: &Range<usize>) {
 fn tell(call: Call) {
     if let Err(reason) = client::call(call) {
         log::line(format_args!("op=unmapped errno={:?}", SysvError::from(reason)));
-    }
-}
-
-thread_local! {
-    /// The mask of a thread that is in fork, and how many children there were before.
-    static FORKING: Cell<Option<(Mask, u32)>> = const { Cell::new(None) };
-}
-
-/// Before fork: the child inherits a table at rest.
-pub extern "C" fn before_fork() {
-    if !pieces::is_any() {
-        return;
-    }
-    let mask = sys::block_signals();
-    let change = pieces::change();
-    let table = pieces::table();
-    trap::close_all(&table);
-    change.keep(table);
-    FORKING.set(Some((mask, trap::children())));
-}
-
-/// After it, in the parent.
-pub extern "C" fn after_fork() {
-    if let Some((mask, children)) = FORKING.take() {
-        pieces::end_table();
-        trap::await_child(children);
-        pieces::end_change();
-        sys::restore_signals(mask);
-    }
-}
-
-/// After it, in the child.
-pub fn forked() {
-    if let Some((mask, _)) = FORKING.take() {
-        pieces::end_table();
-        pieces::end_change();
-        sys::restore_signals(mask);
-    }
-}
-
-/// Before a fork of which the C library knows nothing; what other threads open until it happens, a
-/// child may keep.
-pub fn before_raw_fork() {
-    if pieces::is_any() {
-        let _ = attempt(|_| {
-            trap::close_all(&pieces::table());
-            Ok(())
-        });
     }
 }
 

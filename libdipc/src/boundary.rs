@@ -9,7 +9,6 @@
 //! steps run on a stack of ours: the program's may be as small as a signal handler's.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -165,21 +164,9 @@ impl Entry {
     }
 }
 
-thread_local! {
-    /// Whether a piece of ours runs in this thread.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether who maps memory now is our own allocator, not the program.
-pub fn is_inside() -> bool {
-    INSIDE.get()
-}
-
 /// Runs a piece of ours on a stack of ours; a panic in it is the program's `EIO`.
 pub fn fence<T>(ours: impl FnOnce() -> Result<T, SysvError>) -> Result<T, SysvError> {
-    let outer = INSIDE.replace(true);
     let caught = sys::on_own_stack(|| catch_unwind(AssertUnwindSafe(ours)));
-    INSIDE.set(outer);
     caught.unwrap_or_else(|_panic| {
         log::line(format_args!("op=panic errno=EIO"));
         Err(SysvError::EIO)

@@ -16,6 +16,7 @@ mod abi;
 mod attachments;
 mod boundary;
 mod client;
+mod fork;
 mod identity;
 mod jump;
 mod kernel;
@@ -46,4 +47,4 @@ mod wire;
 
 /// Ours alone: a signal handler that interrupts the program's malloc may call msgsnd.
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static HEAP: sys::heap::Heap = sys::heap::Heap::new();

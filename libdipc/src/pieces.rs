@@ -14,6 +14,7 @@ use dipc_wire::client::AttachmentNo;
 
 use crate::lock::{Held, Lock};
 use crate::sys::memory::Protection;
+use crate::sys::table::{self, Empty};
 use crate::thread::birth;
 
 /// Pieces of one process; each is a mapping of the kernel's, of which there are 65,530 by default.
@@ -95,7 +96,7 @@ struct Place {
 const MAY_WRITE: u32 = 1 << 30;
 const IS_INHERITED: u32 = 1 << 31;
 
-static PLACES: [Place; PIECES_MAX] = [const { Place::new() }; PIECES_MAX];
+static PLACES: table::Table<Place, PIECES_MAX> = table::Table::new();
 /// How many places were ever used; the others need no look.
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// How many pieces there are: what a hook costs a program that has none.
@@ -107,18 +108,18 @@ static TABLE: Lock = Lock::new();
 /// The process whose pieces these are.
 static OWNER: AtomicU64 = AtomicU64::new(0);
 
-impl Place {
-    const fn new() -> Place {
-        Place {
-            start: AtomicUsize::new(0),
-            end: AtomicUsize::new(0),
-            offset: AtomicUsize::new(0),
-            whole: AtomicUsize::new(0),
-            attachment: AtomicU64::new(0),
-            rights: AtomicU32::new(0),
-        }
-    }
+impl Empty for Place {
+    const EMPTY: Place = Place {
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        offset: AtomicUsize::new(0),
+        whole: AtomicUsize::new(0),
+        attachment: AtomicU64::new(0),
+        rights: AtomicU32::new(0),
+    };
+}
 
+impl Place {
     fn get(&self) -> Option<Piece> {
         let end = self.end.load(Ordering::Relaxed);
         let rights = self.rights.load(Ordering::Relaxed);
@@ -147,8 +148,8 @@ impl Place {
     }
 }
 
-fn used() -> &'static [Place] {
-    &PLACES[..USED.load(Ordering::Acquire)]
+fn used() -> impl Iterator<Item = &'static Place> {
+    PLACES.iter().take(USED.load(Ordering::Acquire))
 }
 
 /// Whether this process has anything of ours mapped.
@@ -167,7 +168,7 @@ pub fn may_overlap(address: usize, bytes: usize) -> bool {
 fn look(range: &Range<usize>) -> bool {
     let before = EDITS.load(Ordering::Acquire);
     let is_ours = |place: &Place| place.get().is_some_and(|piece| piece.within(range).is_some());
-    let found = used().iter().any(is_ours);
+    let found = used().any(is_ours);
     fence(Ordering::Acquire);
     found || before % 2 == 1 || EDITS.load(Ordering::Relaxed) != before
 }
@@ -219,7 +220,7 @@ pub fn end_change() {
 impl Table {
     /// All pieces.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> {
-        used().iter().filter_map(Place::get)
+        used().filter_map(Place::get)
     }
 
     /// What of all pieces lies in a range.
@@ -245,7 +246,7 @@ impl Table {
 
     /// Whether so many more pieces find room.
     pub fn has_room(&self, count: usize) -> bool {
-        COUNT.load(Ordering::Relaxed) + count <= PIECES_MAX
+        PLACES.has((COUNT.load(Ordering::Relaxed) + count).saturating_sub(1))
     }
 
     /// Adds a piece. The caller has asked for room.
@@ -299,7 +300,7 @@ impl Table {
 fn put(piece: Piece) {
     let free = PLACES.iter().position(|place| place.get().is_none());
     let index = free.expect("the caller has asked for room");
-    PLACES[index].set(Some(piece));
+    PLACES.at(index).set(Some(piece));
     USED.fetch_max(index + 1, Ordering::Release);
     COUNT.fetch_add(1, Ordering::Relaxed);
 }
@@ -310,7 +311,7 @@ fn join(place: &Place, around: &Range<usize>) {
         return;
     };
     loop {
-        let next = used().iter().find_map(|next| Some((next, piece.joined(next.get()?)?)));
+        let next = used().find_map(|next| Some((next, piece.joined(next.get()?)?)));
         let Some((next, joined)) = next else { break };
         next.set(None);
         COUNT.fetch_sub(1, Ordering::Relaxed);

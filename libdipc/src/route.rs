@@ -32,7 +32,7 @@ pub enum Known {
     There(NodeId),
 }
 
-const PLACES: usize = 1 << 16;
+const PLACES: usize = 1 << 14;
 
 /// Direct-mapped: objects are numbered one after the other, so few meet in one place. One that was
 /// pushed out is asked for again.

@@ -13,9 +13,10 @@ use dipc_wire::sysv::SysvError;
 
 use crate::socket::Socket;
 use crate::sys;
+use crate::sys::table::{Empty, Table};
 use crate::thread::birth;
 
-static SLOTS: [Place; SESSIONS_MAX as usize] = [const { Place::new() }; SESSIONS_MAX as usize];
+static SLOTS: Table<Place, { SESSIONS_MAX as usize }> = Table::new();
 
 /// How many slots were ever used; the others need no look.
 static USED: AtomicU32 = AtomicU32::new(0);
@@ -34,21 +35,19 @@ struct Place {
     cookie: AtomicU64,
 }
 
-impl Place {
-    const fn new() -> Place {
-        Place {
-            birth: AtomicU64::new(0),
-            counts: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            descriptor: AtomicI32::new(0),
-            cookie: AtomicU64::new(0),
-        }
-    }
+impl Empty for Place {
+    const EMPTY: Place = Place {
+        birth: AtomicU64::new(0),
+        counts: AtomicU64::new(0),
+        last: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        descriptor: AtomicI32::new(0),
+        cookie: AtomicU64::new(0),
+    };
 }
 
 fn place(slot: Slot) -> &'static Place {
-    &SLOTS[slot.0 as usize]
+    SLOTS.at(slot.0 as usize)
 }
 
 /// A free slot, now the caller's. `ENOMEM` when there is none.
@@ -61,7 +60,7 @@ pub fn take() -> Result<Slot, SysvError> {
     });
     let index = index.ok_or(SysvError::ENOMEM)?;
     USED.fetch_max(index as u32 + 1, Ordering::AcqRel);
-    let place = &SLOTS[index];
+    let place = SLOTS.at(index);
     if place.counts.swap(mine, Ordering::AcqRel) != mine {
         place.last.store(0, Ordering::Release); // a new page begins at 0
         place.done.store(0, Ordering::Release);

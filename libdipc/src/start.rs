@@ -6,11 +6,11 @@
 use std::ffi::c_void;
 use std::panic::set_hook;
 
-use crate::{attachments, boundary, kernel, policy, session, slots, sys, thread, trap};
+use crate::{boundary, fork, kernel, policy, session, slots, sys, thread, trap};
 
 /// The constructor. Other libraries' constructors may have called us before.
 pub extern "C" fn construct() {
-    sys::register([attachments::before_fork, attachments::after_fork, forked], thread_ends);
+    sys::register([fork::before, fork::after, forked], thread_ends);
     policy::read_environment();
     kernel::look_up_all();
     set_hook(Box::new(|_| ())); // a guest prints nothing; `boundary` turns panics into errno
@@ -18,7 +18,7 @@ pub extern "C" fn construct() {
 
 /// In a forked child: the wires are its parent's. The rest is its own by the kernel's doing.
 pub extern "C" fn forked() {
-    attachments::forked();
+    fork::forked();
     undisturbed(slots::close_inherited);
     undisturbed(trap::announce);
 }

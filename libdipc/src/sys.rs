@@ -13,13 +13,15 @@ use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub mod files;
+pub mod heap;
 pub mod helper;
 pub mod memory;
 pub mod signals;
 mod stack;
+pub mod table;
 
 pub use stack::on_own_stack;
 
@@ -461,17 +463,32 @@ pub type AroundFork = [extern "C" fn(); 3];
 /// Registers functions of ours with the C library: what runs around fork, and when a thread ends
 /// that [`on_thread_exit`] was told of. Called once, from the constructor.
 pub fn register(fork: AroundFork, thread_exit: extern "C" fn(*mut c_void)) {
-    // SAFETY: nothing has been allocated in this library yet, which is all it asks for.
-    unsafe { dlmalloc::enable_alloc_after_fork() };
     let [before, after, child] = fork.map(|handler| handler as unsafe extern "C" fn());
     // SAFETY: the handlers live as long as this library, which is never unloaded.
     unsafe { libc::pthread_atfork(Some(before), Some(after), Some(child)) };
+    // SAFETY: the name is a C string; the program may have a copy of the variable, found first.
+    let place = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+    IS_SINGLE.store(place.cast(), Ordering::Relaxed);
     let mut key = 0;
     // SAFETY: the key is written to this frame; the destructor lives as long as the library.
     let result = unsafe { libc::pthread_key_create(&mut key, Some(thread_exit)) };
     if result == 0 {
         EXIT_KEY.store(key + 1, Ordering::Release);
     }
+}
+
+/// Where the C library says whether a process has one thread (`__libc_single_threaded`); null if it
+/// does not say.
+static IS_SINGLE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether this is the process's only thread, as far as the C library knows. False when in doubt.
+pub fn is_only_thread() -> bool {
+    let place = IS_SINGLE.load(Ordering::Relaxed);
+    if place.is_null() {
+        return false;
+    }
+    // SAFETY: a byte of the C library's, which stays; it writes it while nobody else runs.
+    unsafe { AtomicU8::from_ptr(place) }.load(Ordering::Relaxed) != 0
 }
 
 /// The key by which the C library calls us when a thread ends, plus one; 0 for none.

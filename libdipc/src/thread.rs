@@ -16,13 +16,14 @@ use rustix::thread::gettid;
 use crate::client::Question;
 use crate::listing::Listing;
 use crate::session::Pending;
+use crate::sys::table::{Empty, Table};
 use crate::sys::{self, Cancellation};
 use crate::wire::Wire;
 
 /// Threads of one process that can be in remote calls at the same time.
 const THREADS_MAX: usize = 16_384;
 
-static THREADS: [Thread; THREADS_MAX] = [const { Thread::new() }; THREADS_MAX];
+static THREADS: Table<Thread, THREADS_MAX> = Table::new();
 
 /// How many entries were ever used; the others need no look.
 static USED: AtomicU32 = AtomicU32::new(0);
@@ -76,19 +77,19 @@ pub enum Awaited {
     Answer(Question),
 }
 
-impl Thread {
-    const fn new() -> Thread {
-        Thread {
-            birth: AtomicU64::new(0),
-            pthread: AtomicU64::new(0),
-            tid: AtomicU32::new(0),
-            parked: AtomicU32::new(0),
-            waits: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
-            state: Mutex::new(None),
-        }
-    }
+impl Empty for Thread {
+    const EMPTY: Thread = Thread {
+        birth: AtomicU64::new(0),
+        pthread: AtomicU64::new(0),
+        tid: AtomicU32::new(0),
+        parked: AtomicU32::new(0),
+        waits: AtomicBool::new(false),
+        cancelled: AtomicBool::new(false),
+        state: Mutex::new(None),
+    };
+}
 
+impl Thread {
     /// Whether the entry is of this process, not of the parent it was forked from.
     pub fn is_current(&self) -> bool {
         self.birth.load(Ordering::Acquire) == birth()

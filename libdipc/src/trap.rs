@@ -160,6 +160,11 @@ fn announced() -> Option<&'static AtomicU32> {
     (page != 0).then(|| memory::shared_number(page))
 }
 
+/// Whether fork must close the attachments ([`close_all`]).
+pub fn closes_at_fork() -> bool {
+    current() == Some(Trap::Mprotect)
+}
+
 /// Before fork: under the mprotect trap the child has nobody yet who could take pages away from it,
 /// so it begins with none, and so does the parent again.
 pub fn close_all(table: &Table) {

@@ -8,10 +8,8 @@ use std::ffi::{c_int, c_long};
 use dipc_wire::ids::ObjectId;
 use redhook::hook;
 
-use crate::boundary::is_inside;
 use crate::kernel::memory as kernel;
-use crate::sys::own_place;
-use crate::{attachments, mappings, pieces, segments, start};
+use crate::{fork, mappings, pieces, segments, start};
 
 hook! {
     unsafe fn shmget(key: c_int, bytes: usize, flags: c_int) -> c_int => dipc_shmget {
@@ -47,8 +45,6 @@ pub extern "C" fn mmap(
     fd: c_int,
     offset: usize,
 ) -> usize {
-    let own = address == 0 && is_inside();
-    let address = if own { own_place(bytes) } else { address };
     let arguments = [address, bytes, protection as usize, flags as usize, fd as usize, offset];
     if flags & libc::MAP_FIXED != 0 && pieces::may_overlap(address, bytes) {
         return mappings::map_over(arguments);
@@ -148,12 +144,12 @@ pub extern "C" fn remap_file_pages(
 /// `_Fork`, which is fork without what the C library does around it, also for us.
 #[unsafe(no_mangle)]
 pub extern "C" fn _Fork() -> c_int {
-    attachments::before_fork();
+    fork::before();
     let child = kernel::fork();
     if child == 0 {
         start::forked();
     } else {
-        attachments::after_fork();
+        fork::after();
     }
     child
 }
