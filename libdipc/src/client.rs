@@ -16,7 +16,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, recvmsg, sendmsg, socket_with,
+    connect, recv, recvmsg, sendmsg, socket_with,
 };
 use rustix::thread::gettid;
 
@@ -204,7 +204,13 @@ fn receive_answer(socket: &Socket) -> Option<Answered> {
     if !socket.is_ours() {
         return None;
     }
-    let mut packet = vec![0; PACKET_BYTES_MAX];
+    // No more is written than came: each page that was written once is copied by every fork.
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let (_, length) = recv(socket.fd(), &mut [0u8; 0], look).ok()?;
+    if length > PACKET_BYTES_MAX {
+        return None;
+    }
+    let mut packet = vec![0; length];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
