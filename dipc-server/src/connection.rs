@@ -9,10 +9,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::follow::Follower;
 use crate::protocol::{Form, LINE_BYTES_MAX, Parser, Pause, Request, Step, Wait};
 use crate::store::{Store, Unusable};
 
@@ -38,12 +40,19 @@ pub enum Ended {
     Gone,
 }
 
-/// Serves one client until it ends. Its mistakes are answered; a broken connection is its end.
-pub fn serve(stream: &TcpStream, store: &Store, packet_bytes: usize) -> Ended {
+/// Serves one client, of so many, until it ends. Its mistakes are answered; a broken connection is
+/// its end.
+pub fn serve(
+    stream: &TcpStream,
+    store: &Store,
+    packet_bytes: usize,
+    clients: &AtomicUsize,
+) -> Ended {
     let parser = Parser::new(store.geometry(), packet_bytes);
     let mut connection = Connection {
         input: Input::new(stream, packet_bytes, parser.input_bytes_max()),
         output: Output { stream, packet_bytes, bytes: Vec::new() },
+        follower: Follower::new(stream, clients),
         store,
     };
     connection.run(parser).unwrap_or(Ended::Closed)
@@ -52,6 +61,7 @@ pub fn serve(stream: &TcpStream, store: &Store, packet_bytes: usize) -> Ended {
 struct Connection<'a> {
     input: Input<'a>,
     output: Output<'a>,
+    follower: Follower<'a>,
     store: &'a Store,
 }
 
@@ -66,7 +76,10 @@ impl Connection<'_> {
                 }
                 Step::Serve(Request::Quit, _) | Step::End => return Ok(Ended::Closed),
                 Step::Serve(request, used) => match self.answer(request)? {
-                    None => used,
+                    None => {
+                        self.follower.step();
+                        used
+                    }
                     Some(Unusable::Gone) => return Ok(Ended::Gone),
                     Some(unusable) => {
                         self.output.error(&unusable)?;

@@ -8,6 +8,7 @@
 //! store        a mailbox read and written
 //! place        the segment and the set of a port: made, joined, left, removed
 //! server       accepting, one thread a client; connection is that thread
+//! follow       that thread goes where its client runs
 //! daemon       going to the background when ready
 //! process      which process, told from every other one
 //! sys          the only unsafe code
@@ -21,6 +22,7 @@ pub mod args;
 pub mod connection;
 pub mod daemon;
 pub mod failure;
+pub mod follow;
 pub mod layout;
 pub mod lock;
 pub mod place;

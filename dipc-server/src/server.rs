@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ struct Clients {
     store: Store,
     packet_bytes: usize,
     streams: Mutex<BTreeMap<u64, Arc<TcpStream>>>,
+    /// As many as there are streams.
+    count: AtomicUsize,
     one_ended: Condvar,
 }
 
@@ -69,6 +72,7 @@ impl Server {
             store,
             packet_bytes: setup.packet_bytes,
             streams: Mutex::new(BTreeMap::new()),
+            count: AtomicUsize::new(0),
             one_ended: Condvar::new(),
         });
         Ok(Self { setup, listener, signals, place, clients })
@@ -121,7 +125,8 @@ impl Server {
         let own = Arc::clone(&stream);
         let served = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
             let clients = &seat.clients;
-            let ended = connection::serve(&own, &clients.store, clients.packet_bytes);
+            let ended =
+                connection::serve(&own, &clients.store, clients.packet_bytes, &clients.count);
             let _ = own.shutdown(Shutdown::Both);
             if ended == Ended::Gone {
                 let _ = kill_process(getpid(), Signal::TERM);
@@ -146,7 +151,10 @@ struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.clients.streams.lock().remove(&self.number);
+        let mut streams = self.clients.streams.lock();
+        streams.remove(&self.number);
+        self.clients.count.store(streams.len(), Ordering::Relaxed);
+        drop(streams);
         self.clients.one_ended.notify_all();
     }
 }
@@ -158,6 +166,7 @@ impl Clients {
             return false;
         }
         streams.insert(number, Arc::clone(stream));
+        self.count.store(streams.len(), Ordering::Relaxed);
         true
     }
 
