@@ -200,18 +200,18 @@ const ALL: Budget = Budget {
 fn one_writer_or_many_readers() {
     let two = Budget { faults: 2, ..NOTHING };
     hold_all([
-        ("nothing fails", 3, 1, NOTHING, 3030),
-        ("two pages", 2, 2, two, 16_460),
-        ("two pages, three nodes", 3, 2, NOTHING, 20_877),
-        ("three faults", 2, 1, Budget { faults: 3, writes: 2, ..NOTHING }, 9580),
-        ("a replica killed", 2, 1, Budget { node_kills: 1, ..two }, 8585),
-        ("home killed", 2, 1, Budget { home_kills: 1, ..two }, 8721),
+        ("nothing fails", 3, 1, NOTHING, 3054),
+        ("two pages", 2, 2, two, 16_252),
+        ("two pages, three nodes", 3, 2, NOTHING, 20_917),
+        ("three faults", 2, 1, Budget { faults: 3, writes: 2, ..NOTHING }, 9061),
+        ("a replica killed", 2, 1, Budget { node_kills: 1, ..two }, 8151),
+        ("home killed", 2, 1, Budget { home_kills: 1, ..two }, 9039),
         (
             "home killed twice, a node lost",
             2,
             1,
             Budget { home_kills: 2, losses: 1, ..NOTHING },
-            7_828,
+            8847,
         ),
         ("killed twice, lost", 2, 1, Budget { node_kills: 2, losses: 1, ..NOTHING }, 8136),
         (
@@ -219,21 +219,21 @@ fn one_writer_or_many_readers() {
             2,
             1,
             Budget { breaks: 1, losses: 1, home_losses: 1, ..two },
-            29_830,
+            28_726,
         ),
-        ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 64_337),
+        ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 62_504),
     ]);
 }
 
 #[test]
 fn one_writer_or_many_readers_on_two_nodes_whatever_fails() {
-    hold_all([("all", 2, 1, ALL, 436_414)]);
+    hold_all([("all", 2, 1, ALL, 454_566)]);
 }
 
 #[test]
 fn one_writer_or_many_readers_on_three_nodes_cut_left_and_lost() {
     let budget = Budget { breaks: 1, losses: 1, detaches: 1, ..NOTHING };
-    hold_all([("cut, left, lost", 3, 1, budget, 864_850)]);
+    hold_all([("cut, left, lost", 3, 1, budget, 854_120)]);
 }
 
 /// With `lost_page = stale` a page that was lost is what home had last.
@@ -243,7 +243,7 @@ fn a_lost_page_may_be_what_home_had_last() {
     let mut terms = terms(2, 1, Bug::None);
     terms.home.lost_page = LostPage::Stale;
     let states = holds(explore(Small::new(terms, budget), STATES_MAX));
-    assert_eq!(states, 137_107);
+    assert_eq!(states, 143_949);
 }
 
 /// Three pages, so that the first two faults of the node bring the third page, which is a trigger.
@@ -257,7 +257,7 @@ fn read_ahead(home_faults: u8, budget: Budget) -> usize {
 
 #[test]
 fn what_is_read_ahead_is_the_latest_write() {
-    assert_eq!(read_ahead(1, Budget { faults: 3, ..NOTHING }), 236_529);
+    assert_eq!(read_ahead(1, Budget { faults: 3, ..NOTHING }), 235_719);
 }
 
 /// The same with more at once: minutes, so only in the long mode.
@@ -268,20 +268,20 @@ fn one_writer_or_many_readers_in_larger_worlds() {
         return;
     }
     let two = Budget { faults: 2, ..NOTHING };
-    assert_eq!(read_ahead(2, Budget { breaks: 1, ..two }), 398_036);
+    assert_eq!(read_ahead(2, Budget { breaks: 1, ..two }), 397_916);
     let lost = Budget { breaks: 1, home_kills: 1, losses: 1, ..NOTHING };
     hold_all([
-        ("nothing fails, three nodes", 3, 1, two, 275_966),
-        ("cut twice, lost", 2, 1, Budget { breaks: 2, losses: 1, detaches: 1, ..two }, 207_397),
+        ("nothing fails, three nodes", 3, 1, two, 270_798),
+        ("cut twice, lost", 2, 1, Budget { breaks: 2, losses: 1, detaches: 1, ..two }, 205_285),
         (
             "a replica killed, three nodes",
             3,
             1,
             Budget { node_kills: 1, breaks: 1, ..NOTHING },
-            261_954,
+            262_826,
         ),
-        ("home killed, a node lost, three nodes", 3, 1, lost, 2_089_861),
-        ("all, two faults", 2, 1, Budget { attaches: 0, faults: 2, ..ALL }, 1_922_992),
+        ("home killed, a node lost, three nodes", 3, 1, lost, 2_153_883),
+        ("all, two faults", 2, 1, Budget { attaches: 0, faults: 2, ..ALL }, 2_070_445),
     ]);
 }
 

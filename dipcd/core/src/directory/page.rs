@@ -402,7 +402,21 @@ impl Page {
         for reader in others.and(home.speaks).iter() {
             self.invalidate(reader, out);
         }
+        if to != Replica::HOME {
+            self.stop_reading(out);
+        }
         Begun::Waits
+    }
+
+    /// Home's own programs read the page no more: home's copy is aside.
+    fn stop_reading(&mut self, out: &mut Vec<Effect>) {
+        let Holding::Shared(readers) = self.record.holding else { return };
+        if readers.contains(Replica::HOME) {
+            self.copy(CopyStep::Keep { page: self.no, from: Source::Node }, out);
+            self.set(Holding::Shared(readers.without(Replica::HOME)));
+            self.put_down(out);
+            self.copy(CopyStep::Punch(Run::one(self.no)), out);
+        }
     }
 
     fn grant_read(&mut self, to: Replica, readers: ReplicaSet, out: &mut Vec<Effect>) {
@@ -428,30 +442,24 @@ impl Page {
         home: &mut Home,
         out: &mut Vec<Effect>,
     ) {
-        let (page, run) = (self.no, Run::one(self.no));
-        let in_file = readers.contains(Replica::HOME);
+        let page = self.no;
         if to == Replica::HOME {
+            let in_file = readers.contains(Replica::HOME);
             if !in_file {
                 self.copy(CopyStep::Fill { page, from: Source::Node }, out);
             }
             self.advance(Holding::Owned { owner: to, left: Left::Nothing });
             self.put_down(out);
             if !in_file {
-                self.copy(CopyStep::FreeAside(run), out);
+                self.copy(CopyStep::FreeAside(Run::one(page)), out);
             }
             self.copy(CopyStep::Open(page), out);
             self.copy(CopyStep::Wake(page), out);
             home.holds.begins(page, home.now_ms);
             return;
         }
-        if in_file {
-            self.copy(CopyStep::Keep { page, from: Source::Node }, out);
-        }
+        self.stop_reading(out);
         self.advance(Holding::Owned { owner: to, left: Left::Granted });
-        self.put_down(out);
-        if in_file {
-            self.copy(CopyStep::Punch(run), out);
-        }
         let has_it = readers.contains(to);
         let content = if has_it { Content::None } else { Content::Raw };
         self.send_grant(to, Access::Write, content, Place::Aside, out);
