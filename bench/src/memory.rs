@@ -22,17 +22,24 @@ const WAKE_UPS: &str = "300";
 const ALONE: &str = "512";
 const FORKED: &str = "4096";
 
-/// Two probes: the one of calls, for raw TCP, and the one of pages.
+/// The probe of calls, for raw TCP, the one of pages, and what a fault costs without dipcd.
 struct Probes {
     calls: PathBuf,
     pages: PathBuf,
+    floor: PathBuf,
 }
 
 /// Prints every row.
 pub fn run(calls: &Path, pairs: usize) {
-    let source = programs::source_tree().join("bench/c/pages.c");
-    let pages = programs::compile_at("pages", &[source], &["-O2"]);
-    let probes = Probes { calls: calls.to_owned(), pages };
+    let compile = |name, source, options: &[&str]| {
+        programs::compile_at(name, &[programs::source_tree().join(source)], options)
+    };
+    let pages = compile("pages", "bench/c/pages.c", &["-O2"]);
+    let floor = compile("floor", "bench/c/floor.c", &["-O2", "-pthread"]);
+    let probes = Probes { calls: calls.to_owned(), pages, floor };
+    for row in floors(&probes, pairs) {
+        row.print("-");
+    }
     for cipher in ["aes-gcm", "none"] {
         let cluster = Cluster::of(3).entry("cipher", cipher).alone().start();
         pin_all(&cluster);
@@ -45,6 +52,33 @@ pub fn run(calls: &Path, pairs: usize) {
     for row in [first_touch, stream, fork] {
         row(&probes, pairs).print("-");
     }
+}
+
+/// The rows of single faults by the shortest programs that can do the same: what no dipcd is
+/// below, on this machine and now.
+fn floors(probes: &Probes, pairs: usize) -> [Row; 2] {
+    let cluster = Cluster::of(1).alone().start();
+    let node = cluster.node(1);
+    let address = node.address.ip().to_string();
+    let port = (node.address.port() + 1).to_string();
+    let run = |cpu: &str, mode: &str| {
+        let mut command = Command::new(&probes.floor);
+        command.args([cpu, mode, &address, &port, PAGES]);
+        node.machine().spawn(command)
+    };
+    let fault = |mode: &str| {
+        let home = run(HOME_CPU, "home");
+        home.wait_for("ready");
+        let took = number(run(PROGRAM_CPU, mode));
+        home.wait().expect_success();
+        took
+    };
+    [("read fault, without dipcd", "read"), ("write upgrade, without dipcd", "upgrade")].map(
+        |(what, mode)| {
+            let (raw, bare) = (|| raw(&cluster, probes), || fault(mode));
+            paired(what, AGAINST_TCP, f64::INFINITY, pairs, raw, bare)
+        },
+    )
 }
 
 /// Home's dipcd on the first processor, the others on the second.
