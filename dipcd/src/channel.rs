@@ -6,7 +6,6 @@
 //! Any error is the end of the connection: record numbers are never used twice.
 #![forbid(unsafe_code)]
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -23,13 +22,11 @@ use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 
 use crate::clock::Deadline;
 use crate::conversion;
+use crate::incoming::{Incoming, LARGE_BYTES};
 
-/// What a buffer keeps between frames: enough for a message of the kernel's usual `msgmax`.
+/// What a buffer of one that has grown very large keeps: enough for a message of the kernel's usual
+/// `msgmax`.
 const KEPT_BYTES: usize = 16 << 10;
-/// What it keeps if frames have been as large: enough for pages that are read ahead.
-const LARGE_BYTES: usize = 256 << 10;
-/// The most that is asked of the kernel at a time.
-const READ_BYTES_MAX: usize = 128 << 10;
 
 /// Why a connection is of no more use.
 #[derive(Debug)]
@@ -145,15 +142,7 @@ impl Channel {
         let (frame, sealed) = (Vec::new(), Vec::new());
         Channel {
             sender: ChannelSender { socket: socket.clone(), order, sealer, frame, sealed },
-            receiver: ChannelReceiver {
-                socket,
-                order,
-                opener,
-                incoming: Vec::new(),
-                opened: 0,
-                plain: Vec::new(),
-                taken: 0,
-            },
+            receiver: ChannelReceiver { socket, order, opener, incoming: Incoming::default() },
         }
     }
 
@@ -262,12 +251,7 @@ pub struct ChannelReceiver {
     socket: Arc<OwnedFd>,
     order: ByteOrder,
     opener: Opener,
-    /// Records as they came; those before `opened` are opened.
-    incoming: Vec<u8>,
-    opened: usize,
-    /// What was in them; what is before `taken` was handed out.
-    plain: Vec<u8>,
-    taken: usize,
+    incoming: Incoming,
 }
 
 /// What [`ChannelReceiver::try_receive`] found.
@@ -289,7 +273,8 @@ enum Came {
 }
 
 impl ChannelReceiver {
-    /// The next frame, its value and its raw bytes; waits for it. `None`: closed in order.
+    /// The next frame, its value and its raw bytes, in memory that does not fault; waits for it.
+    /// `None`: closed in order.
     pub fn receive<T: DeserializeOwned + fmt::Debug>(&mut self) -> Result<Option<(T, &[u8])>> {
         let length = loop {
             if let Some(length) = self.open_frame()? {
@@ -326,14 +311,14 @@ impl ChannelReceiver {
 
     /// Whether bytes have come that no frame was made of yet; the socket does not show them.
     pub fn has_leftover(&self) -> bool {
-        self.taken < self.plain.len() || self.opened < self.incoming.len()
+        !self.incoming.is_empty()
     }
 
     /// Fills `bytes` with what is no frame, such as a Hello, within a time.
     pub fn receive_exact(&mut self, bytes: &mut [u8], within: Duration) -> Result<()> {
         let deadline = Deadline::after(Some(within));
-        while self.plain.len() - self.taken < bytes.len() {
-            if self.open_record()? {
+        while self.incoming.plain().len() < bytes.len() {
+            if self.incoming.open(&mut self.opener)? {
                 continue;
             }
             match self.read(RecvFlags::DONTWAIT)? {
@@ -342,63 +327,43 @@ impl ChannelReceiver {
                 Came::End => return Err(ChannelError::Cut),
             }
         }
-        bytes.copy_from_slice(&self.plain[self.taken..self.taken + bytes.len()]);
-        self.taken += bytes.len();
+        bytes.copy_from_slice(self.incoming.take(bytes.len()));
         Ok(())
     }
 
     /// Opens records until a whole frame is there; its length then.
     fn open_frame(&mut self) -> Result<Option<usize>> {
-        if self.taken == self.plain.len() {
-            give_back(&mut self.plain);
-            self.taken = 0;
-        }
         loop {
-            let plain = &self.plain[self.taken..];
+            let plain = self.incoming.plain();
             if let Some(length) = frame_length(self.order, plain)?
                 && plain.len() >= length
             {
                 return Ok(Some(length));
             }
-            if !self.open_record()? {
+            if !self.incoming.open(&mut self.opener)? {
                 return Ok(None);
             }
         }
-    }
-
-    /// Opens one record, if it is there whole.
-    fn open_record(&mut self) -> Result<bool> {
-        let used = self.opener.open(&self.incoming[self.opened..], &mut self.plain)?;
-        self.opened += used.unwrap_or(0);
-        if self.opened == self.incoming.len() {
-            give_back(&mut self.incoming);
-            self.opened = 0;
-        }
-        Ok(used.is_some())
     }
 
     fn take_frame<T>(&mut self, length: usize) -> Result<(T, &[u8])>
     where
         T: DeserializeOwned + fmt::Debug,
     {
-        let frame = self.taken..self.taken + length;
-        self.taken = frame.end;
-        let (value, raw) = decode_frame(self.order, &self.plain[frame])?;
+        let (value, raw) = decode_frame(self.order, self.incoming.take(length))?;
         conversion::come_in(self.order, &value, raw.len());
         Ok((value, raw))
     }
 
     fn read(&mut self, flags: RecvFlags) -> Result<Came> {
-        if self.incoming.len() == self.incoming.capacity() {
-            self.incoming.drain(..self.opened);
-            self.opened = 0;
-            let more = self.incoming.len().clamp(KEPT_BYTES, READ_BYTES_MAX);
-            self.incoming.reserve_exact(more);
-        }
+        let room = self.incoming.room().map_err(ChannelError::Io)?;
         loop {
-            match rustix::net::recv(&self.socket, spare_capacity(&mut self.incoming), flags) {
+            match rustix::net::recv(&self.socket, &mut *room, flags) {
                 Ok((0, _)) => return Ok(Came::End),
-                Ok(_) => return Ok(Came::Bytes),
+                Ok((count, _)) => {
+                    self.incoming.came(count);
+                    return Ok(Came::Bytes);
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Came::Nothing),
                 Err(error) => return Err(error.into()),
@@ -421,7 +386,7 @@ fn encode(
     encode_frame(order, value, raw, frame);
 }
 
-/// Empties a buffer; one that has grown very large is made small again. To give less back costs
+/// Empties a buffer; one that has grown very large is made small again. To give more back costs
 /// who reads a segment from end to end as much as its transport.
 fn give_back(buffer: &mut Vec<u8>) {
     buffer.clear();
@@ -554,7 +519,6 @@ pub(crate) mod tests {
             drop(near);
             assert!(far.receive::<u32>().unwrap().is_none());
             assert!(far.receiver.incoming.capacity() <= LARGE_BYTES);
-            assert!(far.receiver.plain.capacity() <= LARGE_BYTES);
         }
     }
 
@@ -598,7 +562,7 @@ pub(crate) mod tests {
         let (mut near, mut far) = channels(Cipher::Plain, ByteOrder::Little);
         near.send_bytes(&(10u32 << 20).to_le_bytes()).unwrap();
         assert!(matches!(far.receiver.try_receive::<u8>(), Ok(Tried::Nothing)));
-        assert!(far.receiver.plain.capacity() <= KEPT_BYTES);
+        assert!(far.receiver.incoming.capacity() <= KEPT_BYTES);
         near.send_bytes(&u32::MAX.to_le_bytes()).unwrap();
         drop(near);
         assert!(matches!(far.receiver.try_receive::<u8>(), Err(ChannelError::Cut)));

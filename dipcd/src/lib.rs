@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod clock;
 pub mod conversion;
+pub mod incoming;
 pub mod keeper;
 pub mod keeper_handle;
 pub mod objects;

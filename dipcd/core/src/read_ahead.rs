@@ -12,8 +12,9 @@
 
 use dipc_wire::memory::PageNo;
 
-/// The longest window, in pages.
-pub const AHEAD_MAX: u16 = 64;
+/// The longest window, in pages. A trigger costs as much as ten pages, so a window is to be long; but
+/// home grants all of it in one step, for which others wait: half a millisecond.
+pub const AHEAD_MAX: u16 = 128;
 /// The first one.
 const AHEAD_FIRST: u16 = 2;
 /// How many sequences of faults are followed at once.

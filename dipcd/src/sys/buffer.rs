@@ -1,4 +1,5 @@
-//! Memory from which pages of segments are filled.
+//! Memory from which pages of segments are filled: buffers of the pager, and those that links
+//! receive into.
 //!
 //! The kernel completes a copy that was cut short by a fault of its source with zeros, which a
 //! program might see; so the source must never fault: it is touched and locked (mlock(2)). Where
@@ -8,7 +9,8 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 
 /// Whole pages of memory that do not fault.
 #[derive(Debug)]
@@ -33,6 +35,29 @@ impl LockedBuffer {
         // SAFETY: it is the mapping just made.
         let _ = unsafe { rustix::mm::mlock(start, bytes) };
         Ok(LockedBuffer { start: start.cast(), bytes })
+    }
+
+    /// Makes it longer by so many bytes, rounded up to whole pages. Where the limit does not allow
+    /// that, none of it is locked any more, and what is new is touched by who writes there.
+    pub fn grow(&mut self, more: usize) -> io::Result<()> {
+        let bytes = (self.bytes + more).next_multiple_of(rustix::param::page_size());
+        let start = match self.remap(bytes) {
+            Err(Errno::AGAIN) => {
+                // SAFETY: it is the mapping that this one owns.
+                unsafe { rustix::mm::munlock(self.start.cast(), self.bytes) }?;
+                self.remap(bytes)
+            }
+            start => start,
+        };
+        (self.start, self.bytes) = (start?, bytes);
+        Ok(())
+    }
+
+    fn remap(&mut self, bytes: usize) -> rustix::io::Result<*mut u8> {
+        let flags = MremapFlags::MAYMOVE;
+        // SAFETY: the mapping is this one's own, and `&mut self` is the only way to it.
+        let start = unsafe { rustix::mm::mremap(self.start.cast(), self.bytes, bytes, flags) };
+        start.map(|start| start.cast())
     }
 }
 

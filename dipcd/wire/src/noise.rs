@@ -12,13 +12,17 @@
 //! The two messages carry no payload, and neither end acts on anything before the first record
 //! has been opened: message 1 alone can be replayed. A record that does not open ends the
 //! connection; numbers are never reused because each end counts its own.
+//!
+//! The handshake is snow's; records are sealed and opened by its two keys here, as the
+//! specification has it (AES-GCM, no associated data), because snow copies what it opens.
 
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use snow::params::DHChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::{Builder, HandshakeState};
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Range;
 
 use crate::codec::WireError;
 use crate::ids::Secret;
@@ -136,15 +140,29 @@ impl Handshake {
     }
 
     /// Both messages have passed: the two directions.
-    pub fn finish(self, cipher: Cipher) -> (Sealer, Opener) {
-        let keys = match cipher {
-            Cipher::Plain => None,
-            Cipher::AesGcm => Some(Arc::new(
-                self.state.into_stateless_transport_mode().expect("both messages have passed"),
-            )),
+    pub fn finish(mut self, cipher: Cipher) -> (Sealer, Opener) {
+        assert!(self.state.is_handshake_finished(), "both messages have passed");
+        let (initiators, responders) = self.state.dangerously_get_raw_split();
+        let (out, back) = match self.state.is_initiator() {
+            true => (initiators, responders),
+            false => (responders, initiators),
         };
-        (Sealer { keys: keys.clone(), number: 0 }, Opener { keys, number: 0 })
+        let key = |bytes: [u8; 32]| match cipher {
+            Cipher::Plain => None,
+            Cipher::AesGcm => {
+                let key = UnboundKey::new(&AES_256_GCM, &bytes).expect("a key of its length");
+                Some(LessSafeKey::new(key))
+            }
+        };
+        (Sealer { key: key(out), number: 0 }, Opener { key: key(back), number: 0 })
     }
+}
+
+/// What makes each record of a direction another one (the Noise specification, section 12).
+fn nonce(number: u64) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes[NONCE_LEN - 8..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
 }
 
 fn builder_of_nodes<'a>(secret: &'a Secret, own: &'a NodeKey, peer: &'a PublicKey) -> Builder<'a> {
@@ -162,7 +180,7 @@ fn builder<'a>(pattern: &str, secret: &'a Secret) -> Builder<'a> {
 
 /// The outgoing direction: plain bytes to records.
 pub struct Sealer {
-    keys: Option<Arc<StatelessTransportState>>,
+    key: Option<LessSafeKey>,
     number: u64,
 }
 
@@ -170,16 +188,14 @@ impl Sealer {
     /// Appends `plain` to `out` as records.
     pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
         for piece in plain.chunks(PLAIN_BYTES_MAX) {
-            let start = out.len();
-            let length = piece.len() + if self.keys.is_some() { TAG_BYTES } else { 0 };
+            let length = piece.len() + if self.key.is_some() { TAG_BYTES } else { 0 };
             out.extend_from_slice(&(length as u16).to_be_bytes());
-            match &self.keys {
-                None => out.extend_from_slice(piece),
-                Some(keys) => {
-                    out.resize(start + 2 + length, 0);
-                    keys.write_message(self.number, piece, &mut out[start + 2..])
-                        .expect("the piece and its place are within bounds");
-                }
+            let start = out.len();
+            out.extend_from_slice(piece);
+            if let Some(key) = &self.key {
+                let (nonce, none) = (nonce(self.number), Aad::empty());
+                let tag = key.seal_in_place_separate_tag(nonce, none, &mut out[start..]);
+                out.extend_from_slice(tag.expect("a piece is within bounds").as_ref());
             }
             self.number = self.number.checked_add(1).expect("2^64 records do not happen");
         }
@@ -188,34 +204,61 @@ impl Sealer {
 
 /// The incoming direction: records to plain bytes.
 pub struct Opener {
-    keys: Option<Arc<StatelessTransportState>>,
+    key: Option<LessSafeKey>,
     number: u64,
+}
+
+/// A record that was opened where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Where its plain bytes are.
+    pub plain: Range<usize>,
+    /// How long it was, its length field included.
+    pub used: usize,
 }
 
 impl Opener {
     /// Appends what the first record of `bytes` holds to `plain`. Returns the bytes it used, or
     /// `None` if the record is not all there yet.
     pub fn open(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<Option<usize>, WireError> {
-        let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
-        let length = usize::from(u16::from_be_bytes(*length));
-        let Some(record) = rest.get(..length) else { return Ok(None) };
-        match &self.keys {
-            None if length == 0 => return Err(WireError::BadLength { length }),
-            None => plain.extend_from_slice(record),
-            Some(keys) => {
-                let start = plain.len();
-                plain.resize(start + length, 0);
-                let opened = keys.read_message(self.number, record, &mut plain[start..]);
-                let written = opened.map_err(|_| WireError::NotProven)?;
-                if written == 0 {
-                    return Err(WireError::BadLength { length });
-                }
-                plain.truncate(start + written);
+        let Some(record) = first_record(bytes) else { return Ok(None) };
+        let start = plain.len();
+        plain.extend_from_slice(&bytes[record.clone()]);
+        let length = self.decrypt(&mut plain[start..])?;
+        plain.truncate(start + length);
+        Ok(Some(record.end))
+    }
+
+    /// The same without a copy: the plain bytes take the place of the record's.
+    pub fn open_in_place(&mut self, bytes: &mut [u8]) -> Result<Option<Opened>, WireError> {
+        let Some(record) = first_record(bytes) else { return Ok(None) };
+        let length = self.decrypt(&mut bytes[record.clone()])?;
+        Ok(Some(Opened { plain: record.start..record.start + length, used: record.end }))
+    }
+
+    /// How many plain bytes there are at the beginning of the record then.
+    fn decrypt(&mut self, record: &mut [u8]) -> Result<usize, WireError> {
+        let length = record.len();
+        let plain = match &self.key {
+            None => length,
+            Some(key) => {
+                let opened = key.open_in_place(nonce(self.number), Aad::empty(), record);
+                opened.map_err(|_| WireError::NotProven)?.len()
             }
+        };
+        if plain == 0 {
+            return Err(WireError::BadLength { length });
         }
         self.number = self.number.checked_add(1).expect("2^64 records do not happen");
-        Ok(Some(2 + length))
+        Ok(plain)
     }
+}
+
+/// Where behind its length the first record of `bytes` lies, if it is there whole.
+fn first_record(bytes: &[u8]) -> Option<Range<usize>> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    (length <= rest.len()).then_some(2..2 + length)
 }
 
 #[cfg(test)]
@@ -241,7 +284,41 @@ mod tests {
             while let Some(used) = opener.open(&bytes[at..], &mut got).expect("opens") {
                 at += used;
             }
-            assert_eq!((at, got), (bytes.len(), plain));
+            assert_eq!((at, &got), (bytes.len(), &plain));
+
+            let ((mut sealer, _), (_, mut opener)) = pair(cipher);
+            (bytes, got) = (Vec::new(), Vec::new());
+            sealer.seal(&plain, &mut bytes);
+            let mut rest = bytes.as_mut_slice();
+            while let Some(opened) = opener.open_in_place(rest).expect("opens") {
+                got.extend_from_slice(&rest[opened.plain]);
+                rest = &mut rest[opened.used..];
+            }
+            assert_eq!((rest.len(), got), (0, plain), "in place");
+        }
+    }
+
+    /// Whoever speaks Noise understands what follows our handshake.
+    #[test]
+    fn records_are_those_of_noise() {
+        let secret = Secret([7; 32]);
+        let mut near = Handshake::initiator(&secret);
+        let mut far = Handshake::responder(&secret);
+        far.read(&near.write()).expect("message 1");
+        near.read(&far.write()).expect("message 2");
+        let theirs = far.state.into_stateless_transport_mode().expect("both messages have passed");
+        let (mut sealer, mut opener) = near.finish(Cipher::AesGcm);
+        for number in 0..3 {
+            let (mut ours, mut plain) = (Vec::new(), [0; 64]);
+            sealer.seal(b"there", &mut ours);
+            let length = theirs.read_message(number, &ours[2..], &mut plain).expect("opens");
+            assert_eq!(&plain[..length], b"there");
+            let mut sealed = vec![0, 5 + TAG_BYTES as u8];
+            sealed.resize(2 + 5 + TAG_BYTES, 0);
+            theirs.write_message(number, b"again", &mut sealed[2..]).expect("seals");
+            let mut back = Vec::new();
+            assert_eq!(opener.open(&sealed, &mut back), Ok(Some(sealed.len())));
+            assert_eq!(back, b"again");
         }
     }
 

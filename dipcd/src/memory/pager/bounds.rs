@@ -5,13 +5,11 @@
 use std::time::Duration;
 
 use dipc_core::hold::Hold;
+use dipc_core::read_ahead::AHEAD_MAX;
 use dipc_core::{directory, replica};
 
 use crate::config::{Config, HoldTime, LostPage, ShmSignals};
 use crate::memory::geometry::Geometry;
-
-/// The longest window of read-ahead (DESIGN.md section 6).
-const AHEAD_MAX: u16 = 64;
 
 /// The entries that are for pages.
 #[derive(Clone, Copy, Debug)]

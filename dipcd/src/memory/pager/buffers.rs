@@ -37,6 +37,14 @@ impl Buffers {
     }
 }
 
+impl Buffer<'_> {
+    /// Puts bytes into it that came otherwise; no more than it has room for.
+    pub fn hold(&mut self, bytes: &[u8]) -> &[u8] {
+        self[..bytes.len()].copy_from_slice(bytes);
+        &self[..bytes.len()]
+    }
+}
+
 impl Deref for Buffer<'_> {
     type Target = [u8];
 

@@ -1,5 +1,6 @@
 //! The contents that travel behind a frame of the page protocol: one page after the other, each
-//! exactly as long as its page. What does not keep to that is not looked at any further.
+//! exactly as long as its page. What does not keep to that is not looked at any further. They lie
+//! in memory that does not fault (`sys/buffer.rs`): pages are filled from where they lie.
 #![forbid(unsafe_code)]
 
 use dipc_wire::memory::{Content, Granted, PageNo, ToHome, ToReplica};
@@ -98,9 +99,9 @@ impl<'a> Contents<'a> {
         self.pages.binary_search_by_key(&page, |(page, _)| *page).is_ok()
     }
 
-    /// The bytes of a page that came raw, `bytes` long.
-    pub fn page(&self, page: PageNo, bytes: usize) -> Option<&'a [u8]> {
-        let at = self.pages.binary_search_by_key(&page, |(page, _)| *page).ok()?;
+    /// The bytes of a page that came raw, or of pages side by side that all did: `bytes` in all.
+    pub fn pages_from(&self, first: PageNo, bytes: usize) -> Option<&'a [u8]> {
+        let at = self.pages.binary_search_by_key(&first, |(page, _)| *page).ok()?;
         self.raw.get(self.pages[at].1..)?.get(..bytes)
     }
 }
@@ -123,13 +124,15 @@ mod tests {
         raw.extend([2; 4096]);
         let frame = grant(&[(0, Content::Raw), (1, Content::Raw)]);
         let contents = Contents::to_replica(&geometry, &frame, &raw).unwrap();
-        assert_eq!(contents.page(PageNo(0), 8192), Some(&raw[..8192]));
-        assert_eq!(contents.page(PageNo(1), 4096), Some(&raw[8192..]));
-        assert_eq!(contents.page(PageNo(2), 4096), None);
+        assert_eq!(contents.pages_from(PageNo(0), 8192), Some(&raw[..8192]));
+        assert_eq!(contents.pages_from(PageNo(1), 4096), Some(&raw[8192..]));
+        assert_eq!(contents.pages_from(PageNo(0), 12_288), Some(&raw[..]));
+        assert_eq!(contents.pages_from(PageNo(1), 8192), None);
+        assert_eq!(contents.pages_from(PageNo(2), 4096), None);
         let zero = grant(&[(0, Content::Zero), (1, Content::Raw)]);
         let contents = Contents::to_replica(&geometry, &zero, &raw[..4096]).unwrap();
-        assert_eq!(contents.page(PageNo(0), 8192), None);
-        assert_eq!(contents.page(PageNo(1), 4096), Some(&raw[..4096]));
+        assert_eq!(contents.pages_from(PageNo(0), 8192), None);
+        assert_eq!(contents.pages_from(PageNo(1), 4096), Some(&raw[..4096]));
     }
 
     #[test]

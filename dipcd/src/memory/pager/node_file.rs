@@ -186,26 +186,25 @@ impl NodeFile {
         Ok(())
     }
 
-    /// Fills pages side by side as one: their contents are zeros, or came raw with the frame.
+    /// Fills pages side by side as one: all of them zeros, or all come raw with the frame.
     pub fn fill_run(
         &mut self,
         run: Run,
+        content: Content,
         contents: &Contents<'_>,
         buffers: &Buffers,
     ) -> io::Result<()> {
+        pages_of(run).for_each(|page| self.note(page));
         let span = self.run(run);
-        let mut buffer = buffers.take()?;
-        for page in pages_of(run) {
-            self.note(page);
-            let of_page = self.run(Run::one(page));
-            let at = (of_page.offset - span.offset) as usize;
-            let bytes = &mut buffer[at..at + of_page.bytes as usize];
-            match contents.page(page, bytes.len()) {
-                Some(raw) => bytes.copy_from_slice(raw),
-                None => bytes.fill(0),
+        match contents.pages_from(run.first, span.bytes as usize) {
+            Some(raw) if content == Content::Raw => self.mappings.fill(span, raw)?,
+            _ => {
+                let mut buffer = buffers.take()?;
+                let zeros = &mut buffer[..span.bytes as usize];
+                zeros.fill(0);
+                self.mappings.fill(span, zeros)?;
             }
         }
-        self.mappings.fill(span, &buffer[..span.bytes as usize])?;
         self.filled.push(run);
         Ok(())
     }
@@ -238,7 +237,8 @@ impl NodeFile {
         }
     }
 
-    /// Hands out the content of a page in pieces of locked memory. `Source::Node` is the aside.
+    /// Hands out the content of a page in pieces of memory that does not fault. `Source::Node` is
+    /// the aside.
     fn each_piece(
         &self,
         page: PageNo,
@@ -248,22 +248,22 @@ impl NodeFile {
         buffers: &Buffers,
         mut take: impl FnMut(Span, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
+        if from == Source::Frame(Content::Raw)
+            && let Some(raw) = contents.pages_from(page, span.bytes as usize)
+        {
+            return take(span, raw);
+        }
         let mut buffer = buffers.take()?;
-        let raw = contents.page(page, span.bytes as usize);
         for piece in span.pieces(PART_BYTES as u64) {
             let bytes = &mut buffer[..piece.bytes as usize];
-            let at = (piece.offset - span.offset) as usize;
-            match (from, raw) {
-                (Source::Frame(Content::Raw), Some(raw)) => {
-                    bytes.copy_from_slice(&raw[at..at + bytes.len()]);
-                }
-                (Source::Frame(Content::Parts), _) => match self.staging.get(&page) {
-                    Some(staging) => staging.read(at as u64, bytes)?,
+            match from {
+                Source::Frame(Content::Parts) => match self.staging.get(&page) {
+                    Some(staging) => staging.read(piece.offset - span.offset, bytes)?,
                     None => bytes.fill(0),
                 },
-                (Source::Frame(Content::Zero), _) => bytes.fill(0),
-                (Source::Node, _) => self.file.read_aside(piece.offset, bytes)?,
-                (Source::Frame(Content::Raw | Content::None), _) => {
+                Source::Frame(Content::Zero) => bytes.fill(0),
+                Source::Node => self.file.read_aside(piece.offset, bytes)?,
+                Source::Frame(Content::Raw | Content::None) => {
                     return Err(io::Error::other("a step without the content it is about"));
                 }
             }

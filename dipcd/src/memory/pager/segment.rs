@@ -333,6 +333,9 @@ impl State {
     /// Takes what home and replicas of this node have said to each other to its ears.
     fn settle(&mut self, segment: &Segment) {
         while let Some(said) = self.local.pop_front() {
+            // Contents are where those lie that came by a link.
+            let taken = segment.shared.buffers.take();
+            let Ok(mut buffer) = taken.map_err(|error| segment.unread(error)) else { continue };
             match said {
                 Local::ToHome { frame: ToHome::Part { page, offset }, raw, .. } => {
                     let file = self.home.as_mut().map(|home| &mut home.file);
@@ -343,14 +346,16 @@ impl State {
                     segment.stage(file, (page, offset), &raw);
                 }
                 Local::ToHome { from, frame, raw } => {
-                    let contents = Contents::to_home(&segment.geometry, &frame, &raw);
+                    let raw = buffer.hold(&raw);
+                    let contents = Contents::to_home(&segment.geometry, &frame, raw);
                     let contents = contents.expect("it comes from our own machine");
                     let event = directory::Event::Frame { from, frame };
                     self.step_home(segment, event, &contents);
                     forget_parts(self.home.as_mut().map(|home| &mut home.file), &contents);
                 }
                 Local::ToReplica { to, frame, raw } => {
-                    let contents = Contents::to_replica(&segment.geometry, &frame, &raw);
+                    let raw = buffer.hold(&raw);
+                    let contents = Contents::to_replica(&segment.geometry, &frame, raw);
                     let contents = contents.expect("it comes from our own machine");
                     self.step_replica(segment, to, replica::Event::Frame(frame), &contents);
                     let file = self.replicas.get_mut(&to).map(|side| &mut side.file);
@@ -519,20 +524,21 @@ impl State {
         let mut rest = effects.drain(..).peekable();
         while let Some(effect) = rest.next() {
             segment.shared.go_on_only_if_undisturbed(before);
-            let run = filled(&effect, contents).filter(|_| !segment.geometry.in_parts());
-            let Some(mut run) = run else {
+            let filled = |effect: &replica::Effect| filled(effect, contents);
+            let Some((page, content)) = filled(&effect).filter(|_| !segment.geometry.in_parts())
+            else {
                 self.carry_out_replica(segment, number, effect, contents);
                 continue;
             };
-            let most = segment.geometry.buffer_pages();
+            let (most, mut run) = (segment.geometry.buffer_pages(), Run::one(page));
             let goes_on = |next: &replica::Effect, run: Run| {
-                filled(next, contents).is_some_and(|next| next.first.0 == run.first.0 + run.count)
+                filled(next) == Some((PageNo(run.first.0 + run.count), content))
             };
             while run.count < most && rest.next_if(|next| goes_on(next, run)).is_some() {
                 run.count += 1;
             }
             if let Some(side) = self.replicas.get_mut(&number) {
-                segment.fill_run(&mut side.file, run, contents);
+                segment.fill_run(&mut side.file, run, content, contents);
             }
         }
         drop(rest);
@@ -637,8 +643,8 @@ pub(in crate::memory) fn forget_parts(file: Option<&mut NodeFile>, contents: &Co
     }
 }
 
-/// The page that an effect fills, if that may be done together with its neighbours.
-fn filled(effect: &replica::Effect, contents: &Contents<'_>) -> Option<Run> {
+/// The page that an effect fills and with what, if that may be done together with its neighbours.
+fn filled(effect: &replica::Effect, contents: &Contents<'_>) -> Option<(PageNo, Content)> {
     match effect {
         replica::Effect::Copy(CopyStep::Fill { page, from: Source::Frame(content) }) => {
             let is_at_hand = match content {
@@ -646,7 +652,7 @@ fn filled(effect: &replica::Effect, contents: &Contents<'_>) -> Option<Run> {
                 Content::Zero => true,
                 Content::None | Content::Parts => false,
             };
-            is_at_hand.then_some(Run::one(*page))
+            is_at_hand.then_some((*page, *content))
         }
         _ => None,
     }

@@ -169,9 +169,15 @@ impl Segment {
     }
 
     /// Fills pages side by side, whose contents are at hand, as one.
-    pub(super) fn fill_run(&self, file: &mut NodeFile, run: Run, contents: &Contents<'_>) {
-        let done = file.fill_run(run, contents, &self.shared.buffers);
-        let step = CopyStep::Fill { page: run.first, from: Source::Frame(Content::Raw) };
+    pub(super) fn fill_run(
+        &self,
+        file: &mut NodeFile,
+        run: Run,
+        content: Content,
+        contents: &Contents<'_>,
+    ) {
+        let done = file.fill_run(run, content, contents, &self.shared.buffers);
+        let step = CopyStep::Fill { page: run.first, from: Source::Frame(content) };
         self.check(step, done);
         if let Some(span) = self.geometry.run(run) {
             self.shared.futexes.came(&file.file, span);
@@ -222,7 +228,7 @@ impl Segment {
             match Staging::new(span.bytes) {
                 Ok(staging) => drop(file.staging.insert(page, staging)),
                 Err(error) => {
-                    self.shared.note(Note::Unread { id: self.id, error });
+                    self.unread(error);
                     return Some(Bad::Length);
                 }
             }
@@ -231,7 +237,7 @@ impl Segment {
             Ok(true) => None,
             Ok(false) => Some(Bad::Length),
             Err(error) => {
-                self.shared.note(Note::Unread { id: self.id, error });
+                self.unread(error);
                 Some(Bad::Length)
             }
         }
@@ -239,7 +245,11 @@ impl Segment {
 
     /// Whether the content of a frame could be read; if not, that is said.
     pub(super) fn said(&self, read: io::Result<()>) -> bool {
-        read.map_err(|error| self.shared.note(Note::Unread { id: self.id, error })).is_ok()
+        read.map_err(|error| self.unread(error)).is_ok()
+    }
+
+    pub(super) fn unread(&self, error: io::Error) {
+        self.shared.note(Note::Unread { id: self.id, error });
     }
 
     /// A step that failed is said.
