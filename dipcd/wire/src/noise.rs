@@ -151,7 +151,7 @@ impl Handshake {
             Cipher::Plain => None,
             Cipher::AesGcm => {
                 let key = UnboundKey::new(&AES_256_GCM, &bytes).expect("a key of its length");
-                Some(LessSafeKey::new(key))
+                Some(Box::new(LessSafeKey::new(key)))
             }
         };
         (Sealer { key: key(out), number: 0 }, Opener { key: key(back), number: 0 })
@@ -180,7 +180,7 @@ fn builder<'a>(pattern: &str, secret: &'a Secret) -> Builder<'a> {
 
 /// The outgoing direction: plain bytes to records.
 pub struct Sealer {
-    key: Option<LessSafeKey>,
+    key: Option<Box<LessSafeKey>>,
     number: u64,
 }
 
@@ -204,7 +204,7 @@ impl Sealer {
 
 /// The incoming direction: records to plain bytes.
 pub struct Opener {
-    key: Option<LessSafeKey>,
+    key: Option<Box<LessSafeKey>>,
     number: u64,
 }
 
