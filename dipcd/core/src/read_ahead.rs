@@ -12,8 +12,8 @@
 
 use dipc_wire::memory::PageNo;
 
-/// The longest window, in pages. A trigger costs as much as ten pages, so a window is to be long; but
-/// home grants all of it in one step, for which others wait: half a millisecond.
+/// The longest window, in pages. A trigger costs as much as ten pages, so a window is to be long;
+/// but home grants all of it in one step, for which others wait: half a millisecond.
 pub const AHEAD_MAX: u16 = 128;
 /// The first one.
 const AHEAD_FIRST: u16 = 2;
