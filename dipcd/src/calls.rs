@@ -4,6 +4,7 @@
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ use crate::undertaker::Watched;
 const VOID_PAUSE: Duration = Duration::from_millis(50);
 /// How long a wire's connection may take.
 const DIAL_WAIT: Duration = Duration::from_secs(3);
+/// How often it is dialled if it is given up on the way.
+const DIALS_MAX: u32 = 3;
 
 type Reply = (Answer, Option<OwnedFd>);
 
@@ -389,10 +392,8 @@ impl Service<'_> {
             Err(Unanswered::Lost) => return Err(SysvError::EIDRM),
             Err(Unanswered::TimedOut) => return Err(SysvError::ETIMEDOUT),
         };
-        let config = daemon.config();
         let address = daemon.links.address(home).ok_or(SysvError::EIDRM)?;
-        let dialled = daemon.road.dial(&config, address, DIAL_WAIT);
-        let stream = dialled.and_then(|stream| {
+        let stream = self.dial(address).and_then(|stream| {
             let preamble = Preamble(Purpose::Wire(ticket)).encode();
             channel::send_all(&stream, &preamble).map_err(io::Error::other)?;
             Ok(stream)
@@ -402,6 +403,21 @@ impl Service<'_> {
             SysvError::EAGAIN
         })?;
         Ok((stream, terms))
+    }
+
+    /// Over a line that loses packets the other end may give up a connection that is being made.
+    fn dial(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+        let config = self.daemon.config();
+        let mut dialled = self.daemon.road.dial(&config, address, DIAL_WAIT);
+        for _ in 1..DIALS_MAX {
+            match &dialled {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                    dialled = self.daemon.road.dial(&config, address, DIAL_WAIT);
+                }
+                _ => break,
+            }
+        }
+        dialled
     }
 
     /// To ourselves, for a client in another IPC namespace: a socket pair.

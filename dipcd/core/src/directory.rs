@@ -18,9 +18,8 @@
 //! - Home's own programs are a replica like the others, number 0, to whom nothing is sent: what the
 //!   table grants to it or takes from it is done to home's copies at once.
 //! - Home's copy is in its file while home reads or owns, else aside, as long as others only read
-//!   it or the grant to a new owner is not acknowledged. It goes there before anybody else may
-//!   write, while the other readers are waited for. Grants for reading are not acknowledged:
-//!   home has the content, and links keep order.
+//!   it, wait to write it, or have not acknowledged it as its owner. Grants for reading are not
+//!   acknowledged: home has the content, and links keep order.
 //! - Whoever is sent a page was recorded before, and is recorded until it has answered, is lost or
 //!   has left. So after a restart the records alone say whom to ask, and nobody's page is touched
 //!   before the node has reported on its new link.

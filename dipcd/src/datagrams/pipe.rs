@@ -183,7 +183,7 @@ impl Pipe {
     /// The connection has ended: so does the local socket, after what has come before.
     fn lose(&mut self, why: &str) {
         self.young = None;
-        self.tell(Err(io::Error::other(why.to_owned())));
+        self.tell(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why.to_owned())));
         self.give();
         self.local = None;
         (self.out, self.inward) = (Flow::Over, Flow::Over);
