@@ -10,7 +10,6 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <netinet/tcp.h>
@@ -24,8 +23,9 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 enum { PAGE = 4096, APART = 1237 };
 enum { READ = 1, WRITE = 2, ACK = 3 };
@@ -39,25 +39,6 @@ struct reply { struct message about; char content[PAGE]; };
 static char *area;
 static int file, aside, trap, peer;
 static long pages;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e9 + t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static int new_file(void)
 {
@@ -233,8 +214,7 @@ static void measure(struct sockaddr_in *name, int write)
     for (int pass = 0; pass <= write; pass++)
         for (long i = 0; i < pages; i++)
             touch(i, pass, &samples[i]);
-    qsort(samples, (size_t)pages, sizeof *samples, ascending);
-    printf("%.1f\n", samples[pages / 2]);
+    print_median(samples, pages);
 }
 
 int main(int argc, char **argv)

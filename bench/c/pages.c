@@ -22,7 +22,6 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <errno.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -34,39 +33,15 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 enum { PAGE = 4096, WORDS = PAGE / 8, MIB = 1 << 20, APART = 1237, PASSES = 6, FORKS = 200 };
 
 static long *area;
 static int segment;
 static volatile long sink_of_words;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "pages: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e9 + t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *samples, long count)
-{
-    qsort(samples, (size_t)count, sizeof *samples, ascending);
-    return samples[count / 2];
-}
 
 static void attach(int key, int flags, size_t bytes)
 {
@@ -137,7 +112,7 @@ static void touch_each(long pages, int write)
             sink_of_words += *word;
         samples[i] = now_ns() - start;
     }
-    printf("%.1f\n", median(samples, pages));
+    print_median(samples, pages);
 }
 
 static void scan(int key, int flag, long pages)
@@ -235,7 +210,7 @@ static void stream(int key, int flag, long mib)
             sink_of_words += area[i];
         samples[pass] = mib / (now_ns() - start) * 1e9;
     }
-    printf("%.1f\n", median(samples, PASSES));
+    print_median(samples, PASSES);
     shmctl(segment, IPC_RMID, NULL);
 }
 
@@ -253,7 +228,7 @@ static void fork_much(int key, int flag, long mib)
         if (pid < 0 || waitpid(pid, NULL, 0) != pid)
             die("fork");
     }
-    printf("%.1f\n", median(samples, FORKS));
+    print_median(samples, FORKS);
     shmctl(segment, IPC_RMID, NULL);
 }
 

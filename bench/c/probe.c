@@ -27,37 +27,13 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 enum { SIZE = 512, WORK = 1, END = 2, WARM_UP = 500, BATCH = 50 };
 
 static struct { long type; char text[SIZE]; } message;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "probe: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e9 + t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void print_median(double *samples, int count)
-{
-    qsort(samples, count, sizeof *samples, ascending);
-    printf("%.1f\n", samples[count / 2]);
-}
 
 static int get(int key, int flags)
 {

@@ -88,7 +88,7 @@ pub fn compile_at(name: &str, sources: &[PathBuf], arguments: &[&str]) -> PathBu
     let directory = directory().join("c-programs");
     fs::create_dir_all(&directory).expect("the target directory can be written");
     let program = directory.join(name);
-    let headers = [source_tree().join("tests/c/cases.h")];
+    let headers: Vec<PathBuf> = sources.iter().flat_map(|source| headers_beside(source)).collect();
     let newest = sources.iter().chain(&headers).map(|path| changed(path)).max();
     if program.exists() && Some(changed(&program)) > newest {
         return program;
@@ -103,6 +103,14 @@ pub fn compile_at(name: &str, sources: &[PathBuf], arguments: &[&str]) -> PathBu
     assert!(compiled.status.success(), "{name} does not compile:\n{errors}");
     fs::rename(&fresh, &program).expect("both names are in one directory");
     program
+}
+
+/// What a source may include besides the system's headers and the library's.
+fn headers_beside(source: &Path) -> Vec<PathBuf> {
+    let directory = source.parent().expect("a source lies in a directory");
+    let entries = fs::read_dir(directory).expect("a directory of sources can be read");
+    let paths = entries.map(|entry| entry.expect("and so can its entries").path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "h")).collect()
 }
 
 fn changed(path: &Path) -> SystemTime {
