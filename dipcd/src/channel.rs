@@ -23,6 +23,7 @@ use dipc_wire::noise::{Cipher, HANDSHAKE_BYTES, Handshake, Opener, Sealer};
 use crate::clock::Deadline;
 use crate::conversion;
 use crate::incoming::{Incoming, LARGE_BYTES};
+use crate::vigil::Watch;
 
 /// What a buffer of one that has grown very large keeps: enough for a message of the kernel's usual
 /// `msgmax`.
@@ -197,20 +198,38 @@ impl ChannelSender {
         sent
     }
 
-    /// Sends as much of one frame as the kernel takes at once, and hands back the rest, sealed:
-    /// for [`ChannelSender::try_send`], before any other frame.
+    /// Sends as much of one frame as the kernel takes at once, with encoded ones before and behind
+    /// it, and hands back the rest, sealed: for [`ChannelSender::try_send`], before any other frame.
     pub fn begin_send(
         &mut self,
-        value: &(impl Serialize + fmt::Debug),
-        raw: &[u8],
+        before: &[u8],
+        (value, raw): (&(impl Serialize + fmt::Debug), &[u8]),
+        behind: &[u8],
     ) -> Result<Option<Vec<u8>>> {
+        self.frame.extend_from_slice(before);
         encode(self.order, value, raw, &mut self.frame);
+        self.frame.extend_from_slice(behind);
+        self.begin_send_frame()
+    }
+
+    /// The same with encoded frames alone.
+    pub fn begin_send_encoded(&mut self, frames: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.frame.extend_from_slice(frames);
+        self.begin_send_frame()
+    }
+
+    fn begin_send_frame(&mut self) -> Result<Option<Vec<u8>>> {
         self.sealer.seal(&self.frame, &mut self.sealed);
         let sent = self.try_send(&self.sealed)?;
         let rest = (sent < self.sealed.len()).then(|| self.sealed[sent..].to_vec());
         give_back(&mut self.frame);
         give_back(&mut self.sealed);
         Ok(rest)
+    }
+
+    /// Appends one frame to others, for [`ChannelSender::begin_send`].
+    pub fn encode_to(&self, value: &(impl Serialize + fmt::Debug), frames: &mut Vec<u8>) {
+        encode(self.order, value, &[], frames);
     }
 
     /// One frame, for [`ChannelSender::seal_encoded`].
@@ -283,6 +302,25 @@ impl ChannelReceiver {
             match self.read(RecvFlags::empty())? {
                 Came::Bytes => {}
                 Came::Nothing => await_ready(&self.socket, PollFlags::IN, Deadline::after(None))?,
+                Came::End => return self.ended().map(|()| None),
+            }
+        };
+        self.take_frame(length).map(Some)
+    }
+
+    /// The next frame as [`ChannelReceiver::receive`] has it; waits as `watch` does.
+    pub fn receive_by<T: DeserializeOwned + fmt::Debug>(
+        &mut self,
+        watch: &mut Watch,
+    ) -> Result<Option<(T, &[u8])>> {
+        let length = loop {
+            if let Some(length) = self.open_frame()? {
+                break length;
+            }
+            watch.wait(&self.socket).map_err(ChannelError::Io)?;
+            match self.read(RecvFlags::DONTWAIT)? {
+                Came::Bytes => watch.came(),
+                Came::Nothing => {}
                 Came::End => return self.ended().map(|()| None),
             }
         };

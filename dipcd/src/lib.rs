@@ -56,4 +56,5 @@ pub mod stop;
 pub mod succession;
 pub mod survey;
 pub mod undertaker;
+pub mod vigil;
 pub mod withdraw;

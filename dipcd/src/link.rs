@@ -28,10 +28,11 @@ use dipc_wire::preamble::{Hello, Preamble, Purpose, Transport};
 use crate::channel::{self, Channel, ChannelError, ChannelReceiver};
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::links::{Link, is_heartbeat};
+use crate::links::{Link, is_heartbeat, is_question};
 use crate::outbox::{OUTBOX_FRAMES, Outbox};
 use crate::proof::Proof;
 use crate::sockets;
+use crate::vigil::{Vigil, Watch};
 
 /// Stack of the three threads of a link.
 const STACK_BYTES: usize = 256 << 10;
@@ -280,6 +281,7 @@ fn read_hello(channel: &mut Channel, deadline: Deadline) -> io::Result<Hello> {
 struct Running {
     link: Arc<Link>,
     receiver: ChannelReceiver,
+    watch: Watch,
 }
 
 impl Drop for Running {
@@ -299,12 +301,14 @@ impl Running {
         let socket = channel.socket().try_clone()?;
         let (sender, receiver) = channel.split();
         let (number, outbox) = (daemon.links.next_number(), Outbox::new(sender));
-        let link = Link::new(number, theirs.address, theirs.incarnation, proof, outbox, socket);
+        let (vigil, address) = (Arc::new(Vigil::new()?), theirs.address);
+        let watch = Watch::new(vigil.clone());
+        let link = Link::new(number, address, theirs.incarnation, proof, outbox, vigil, socket);
         let link = Arc::new(link);
         let written = link.clone();
         let writer = thread::Builder::new().name("link-writer".into()).stack_size(STACK_BYTES);
         writer.spawn(move || written.write())?;
-        Ok(Running { link, receiver })
+        Ok(Running { link, receiver, watch })
     }
 
     /// Reads until the link ends.
@@ -343,12 +347,15 @@ impl Running {
         work: &crossbeam_channel::Sender<PeerFrame>,
     ) -> String {
         loop {
-            match self.receiver.receive::<PeerFrame>() {
+            match self.receiver.receive_by::<PeerFrame>(&mut self.watch) {
                 Ok(Some((frame, raw))) if daemon.links.is_current(node, &self.link) => {
                     daemon.links.heard(node);
                     if !is_heartbeat(&frame) {
                         let raw_bytes = raw.len();
                         tracing::trace!(op = "received", from = %node, ?frame, raw_bytes);
+                    }
+                    if is_question(&frame) {
+                        self.watch.was_asked();
                     }
                     let (memory, link) = (&daemon.memory, &self.link);
                     match frame {

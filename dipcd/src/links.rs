@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use dipc_core::referee::LinkNo;
 use dipc_wire::ids::{Incarnation, NodeId, Req};
+use dipc_wire::memory::{ToHome, ToReplica};
 use dipc_wire::peer::{Member, PeerFrame, Standing};
 use dipc_wire::survey::{Contact, NodeRow, Role};
 
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::outbox::Outbox;
 use crate::proof::Proof;
 use crate::questions::{Came, Questions};
+use crate::vigil::Vigil;
 
 /// One link, as those who post to it see it.
 pub struct Link {
@@ -38,6 +40,7 @@ pub struct Link {
     /// What its peer has proven.
     pub proof: Proof,
     outbox: Outbox,
+    vigil: Arc<Vigil>,
     socket: OwnedFd,
     closed: AtomicBool,
 }
@@ -50,10 +53,11 @@ impl Link {
         incarnation: Incarnation,
         proof: Proof,
         outbox: Outbox,
+        vigil: Arc<Vigil>,
         socket: OwnedFd,
     ) -> Link {
         let closed = AtomicBool::new(false);
-        Link { number, address, incarnation, proof, outbox, socket, closed }
+        Link { number, address, incarnation, proof, outbox, vigil, socket, closed }
     }
 
     /// Sends a frame; a peer that takes none loses the link.
@@ -67,6 +71,15 @@ impl Link {
             tracing::trace!(op = "send", to = %self.address, ?frame, raw_bytes = raw.len());
         }
         if self.outbox.post(frame, raw).is_err() {
+            self.close();
+        } else if is_question(frame) {
+            self.vigil.expect();
+        }
+    }
+
+    /// Sends what was put off: the peer waits for it.
+    pub fn flush(&self) {
+        if self.outbox.flush().is_err() {
             self.close();
         }
     }
@@ -90,6 +103,17 @@ impl Link {
 /// Frames that say nothing but that there is somebody: a trace of them would be of nothing else.
 pub fn is_heartbeat(frame: &PeerFrame) -> bool {
     matches!(frame, PeerFrame::Heartbeat { .. } | PeerFrame::HeartbeatEcho { .. })
+}
+
+/// Frames for whose answer a program waits, and that may be answered at once.
+pub fn is_question(frame: &PeerFrame) -> bool {
+    match frame {
+        PeerFrame::ToHome { frame, .. } => matches!(frame, ToHome::Fault { .. }),
+        PeerFrame::ToReplica { frame, .. } => {
+            matches!(frame, ToReplica::Recall { .. } | ToReplica::Invalidate { .. })
+        }
+        _ => false,
+    }
 }
 
 /// Why a question has no answer.
@@ -592,7 +616,8 @@ mod tests {
         let allow = crate::allow::AllowList::Loopback;
         let proof = Proof::offered(&crate::config::ClusterKey::Loopback, &allow, at(2).ip());
         let number = links.next_number();
-        let link = Link::new(number, at(2), Incarnation(1), proof, outbox, socket);
+        let vigil = Arc::new(Vigil::new().unwrap());
+        let link = Link::new(number, at(2), Incarnation(1), proof, outbox, vigil, socket);
         let link = Arc::new(link);
         links.insert(node(2), link.clone());
         assert!(links.is_current(node(2), &link));

@@ -2,13 +2,18 @@
 //! when nothing is queued: no thread is woken for it. What the socket does not take at once is
 //! queued, and the link's writer thread sends it when it can.
 //!
-//! So posting never waits, and frames go out in the order in which they were posted; only
-//! heartbeats go before what is queued, so that a long transfer does not look like silence. The
-//! queue is bounded; a peer that lets it overflow takes nothing, and loses the link.
+//! So posting never waits, and frames go out in the order in which they were posted, but for two
+//! kinds. Heartbeats go before what is queued, so that a long transfer does not look like silence.
+//! An `Ack` that nobody waits for is put off: it goes out with the next frame, behind a question
+//! (about another page, for who owns a page asks for nothing), or after a moment by itself. Sent at
+//! once it would cost the program that has just got its page a send and a wake-up elsewhere.
+//!
+//! The queue is bounded; a peer that lets it overflow takes nothing, and loses the link.
 #![forbid(unsafe_code)]
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use dipc_wire::memory::{ToHome, ToReplica};
 use dipc_wire::peer::PeerFrame;
@@ -19,6 +24,11 @@ use crate::channel::{self, ChannelSender};
 pub const OUTBOX_FRAMES: usize = 8192;
 /// Bytes that may wait for one peer, besides parts of units that are longer than a frame.
 pub const OUTBOX_BYTES: usize = 64 << 20;
+
+/// How long a frame is put off at most.
+const PUT_OFF: Duration = Duration::from_millis(5);
+/// Bytes that are put off at most.
+const PUT_OFF_BYTES: usize = 4096;
 
 /// Nothing more can be sent: the connection has failed, or its peer takes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +42,12 @@ struct State {
     queue: VecDeque<(Vec<u8>, Weight)>,
     /// Bytes in `queue` that count.
     queued_bytes: usize,
+    /// Frames that are put off, encoded; nothing is queued then.
+    put_off: Vec<u8>,
+    /// Whether some were put off since the writer looked last.
+    puts_off: bool,
+    /// The writer waits to be told.
+    writer_sleeps: bool,
     closed: bool,
 }
 
@@ -52,8 +68,16 @@ pub struct Outbox {
 impl Outbox {
     /// An empty one.
     pub fn new(sender: ChannelSender) -> Outbox {
-        let (begun, queue) = (None, VecDeque::new());
-        let state = State { sender, begun, queue, queued_bytes: 0, closed: false };
+        let state = State {
+            sender,
+            begun: None,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            put_off: Vec::new(),
+            puts_off: false,
+            writer_sleeps: false,
+            closed: false,
+        };
         Outbox { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -64,13 +88,15 @@ impl Outbox {
             return Err(Closed);
         }
         if state.is_idle() {
-            match state.sender.begin_send(frame, raw) {
-                Ok(None) => return Ok(()),
-                Ok(Some(rest)) => state.begun = Some((rest, 0)),
-                Err(_) => return Err(self.end(&mut state)),
+            if can_wait(frame) && state.put_off.len() < PUT_OFF_BYTES {
+                state.put_off(frame);
+                if state.writer_sleeps {
+                    self.changed.notify_all();
+                }
+                return Ok(());
             }
-            self.changed.notify_all();
-            return Ok(());
+            let begun = state.begin_send(frame, raw);
+            return self.go_on(&mut state, begun);
         }
         if state.queue.len() >= OUTBOX_FRAMES || state.queued_bytes >= OUTBOX_BYTES {
             return Err(self.end(&mut state));
@@ -89,6 +115,29 @@ impl Outbox {
         Ok(())
     }
 
+    /// Sends what was put off.
+    pub fn flush(&self) -> Result<(), Closed> {
+        let mut state = self.state.lock();
+        if state.put_off.is_empty() {
+            return Ok(());
+        }
+        let begun = state.begin_send_put_off();
+        self.go_on(&mut state, begun)
+    }
+
+    /// The writer goes on with what the socket has not taken.
+    fn go_on(&self, state: &mut State, begun: Begun) -> Result<(), Closed> {
+        match begun {
+            Ok(None) => Ok(()),
+            Ok(Some(rest)) => {
+                state.begun = Some((rest, 0));
+                self.changed.notify_all();
+                Ok(())
+            }
+            Err(_) => Err(self.end(state)),
+        }
+    }
+
     /// Bytes that wait now.
     pub fn queued_bytes(&self) -> usize {
         let state = self.state.lock();
@@ -103,15 +152,30 @@ impl Outbox {
                 return;
             }
             if state.is_idle() {
-                self.changed.wait(&mut state);
+                self.rest(&mut state);
                 continue;
             }
             let socket = state.sender.socket().clone();
-            let ready =
-                parking_lot::MutexGuard::unlocked(&mut state, || channel::await_writable(&socket));
+            let ready = MutexGuard::unlocked(&mut state, || channel::await_writable(&socket));
             if ready.and_then(|()| state.send_queued()).is_err() {
                 self.end(&mut state);
             }
+        }
+    }
+
+    /// Nothing is queued: the writer waits until something is, and sees to what is put off.
+    fn rest(&self, state: &mut MutexGuard<'_, State>) {
+        if !std::mem::take(&mut state.puts_off) {
+            state.writer_sleeps = true;
+            self.changed.wait(state);
+            state.writer_sleeps = false;
+            return;
+        }
+        self.changed.wait_for(state, PUT_OFF);
+        if !state.put_off.is_empty() && state.is_idle() && !state.closed {
+            let begun = state.begin_send_put_off();
+            // Who posts next is told that it is closed.
+            let _ = self.go_on(state, begun);
         }
     }
 
@@ -125,12 +189,38 @@ impl Outbox {
         state.begun = None;
         state.queue.clear();
         state.queued_bytes = 0;
+        state.put_off.clear();
         self.changed.notify_all();
         Closed
     }
 }
 
+/// What the socket has not taken, sealed.
+type Begun = Result<Option<Vec<u8>>, channel::ChannelError>;
+
 impl State {
+    fn put_off(&mut self, frame: &PeerFrame) {
+        self.sender.encode_to(frame, &mut self.put_off);
+        self.puts_off = true;
+    }
+
+    /// Sends a frame with those that were put off.
+    fn begin_send(&mut self, frame: &PeerFrame, raw: &[u8]) -> Begun {
+        let (before, behind): (&[u8], &[u8]) = match is_question(frame) {
+            true => (&[], &self.put_off),
+            false => (&self.put_off, &[]),
+        };
+        let begun = self.sender.begin_send(before, (frame, raw), behind);
+        self.put_off.clear();
+        begun
+    }
+
+    fn begin_send_put_off(&mut self) -> Begun {
+        let begun = self.sender.begin_send_encoded(&self.put_off);
+        self.put_off.clear();
+        begun
+    }
+
     fn is_idle(&self) -> bool {
         self.begun.is_none() && self.queue.is_empty()
     }
@@ -157,6 +247,16 @@ impl State {
     }
 }
 
+/// Whether nobody waits for a frame: home asks for it otherwise (`AckPlease`).
+fn can_wait(frame: &PeerFrame) -> bool {
+    matches!(frame, PeerFrame::ToHome { frame: ToHome::Ack { .. }, .. })
+}
+
+/// Whether a program waits for the answer to a frame.
+fn is_question(frame: &PeerFrame) -> bool {
+    matches!(frame, PeerFrame::ToHome { frame: ToHome::Fault { .. }, .. })
+}
+
 /// Whether a frame is a part of a unit that is longer than a frame.
 fn is_part(frame: &PeerFrame) -> bool {
     matches!(
@@ -171,7 +271,8 @@ mod tests {
     use super::*;
     use crate::channel::tests::channels;
     use dipc_wire::codec::ByteOrder;
-    use dipc_wire::ids::Req;
+    use dipc_wire::ids::{ObjectId, Req};
+    use dipc_wire::memory::{Access, GrantNo, PageNo, Replica};
     use dipc_wire::noise::Cipher;
     use std::thread;
 
@@ -200,6 +301,65 @@ mod tests {
             outbox.close();
         });
         assert_eq!(outbox.post(&frame(0), &[]), Err(Closed));
+    }
+
+    fn ack(page: u32) -> PeerFrame {
+        let frame = ToHome::Ack { pages: vec![(PageNo(page), GrantNo(1))] };
+        PeerFrame::ToHome { id: ObjectId::from_number(5), replica: Replica(1), frame }
+    }
+
+    fn fault(page: u32) -> PeerFrame {
+        let (first, ahead, access) = (PageNo(page), 0, Access::Write);
+        let frame = ToHome::Fault { first, ahead, access };
+        PeerFrame::ToHome { id: ObjectId::from_number(5), replica: Replica(1), frame }
+    }
+
+    #[test]
+    fn an_acknowledgement_goes_out_with_another_frame_or_when_it_is_waited_for() {
+        let (near, mut far) = channels(Cipher::AesGcm, ByteOrder::Little);
+        let outbox = Outbox::new(near.split().0);
+        let mut is_sent = |expected: &[PeerFrame]| {
+            for frame in expected {
+                let (got, _) = far.receive::<PeerFrame>().unwrap().unwrap();
+                assert_eq!(got, *frame);
+            }
+        };
+        outbox.post(&ack(1), &[]).unwrap();
+        outbox.post(&ack(2), &[]).unwrap();
+        outbox.post(&fault(3), &[]).unwrap();
+        is_sent(&[fault(3), ack(1), ack(2)]);
+        outbox.post(&ack(4), &[]).unwrap();
+        outbox.post(&frame(5), &[5; 7000]).unwrap();
+        is_sent(&[ack(4), frame(5)]);
+        outbox.flush().unwrap();
+        outbox.post(&ack(6), &[]).unwrap();
+        outbox.flush().unwrap();
+        is_sent(&[ack(6)]);
+        (0..1000).for_each(|page| outbox.post(&ack(page), &[]).unwrap());
+        is_sent(&[ack(0), ack(1)]);
+        let left = outbox.state.lock().put_off.len();
+        assert!(left <= PUT_OFF_BYTES + 100, "{left} bytes are put off");
+    }
+
+    #[test]
+    fn an_acknowledgement_goes_out_by_itself() {
+        let (near, mut far) = channels(Cipher::Plain, ByteOrder::Little);
+        let outbox = Outbox::new(near.split().0);
+        thread::scope(|scope| {
+            scope.spawn(|| outbox.write());
+            for page in 0..20 {
+                outbox.post(&ack(page), &[]).unwrap();
+                if page % 3 != 0 {
+                    outbox.flush().unwrap();
+                }
+                assert_eq!(far.receive::<PeerFrame>().unwrap().unwrap().0, ack(page));
+            }
+            outbox.post(&ack(0), &[]).unwrap();
+            outbox.close();
+        });
+        drop(outbox);
+        let left = far.receive::<PeerFrame>().unwrap();
+        assert_eq!(left.map(|(frame, _)| frame), None, "what is put off goes with the link");
     }
 
     #[test]

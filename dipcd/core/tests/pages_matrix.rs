@@ -393,6 +393,7 @@ fn replica_events() -> Vec<replica::Event> {
         ToReplica::ReportPlease,
         ToReplica::Left,
         ToReplica::Resumed,
+        ToReplica::AckPlease { page },
     ];
     events.extend(frames.map(Event::Frame));
     events

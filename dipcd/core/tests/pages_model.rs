@@ -114,6 +114,7 @@ impl explore::World for Small {
             _ => false,
         }));
         moves.extend(self.failures());
+        moves.extend(self.world.flushes());
         let mut steps = Vec::new();
         for what in moves {
             let cuts = (1..self.cuts(what)).map(Some);
@@ -200,40 +201,40 @@ const ALL: Budget = Budget {
 fn one_writer_or_many_readers() {
     let two = Budget { faults: 2, ..NOTHING };
     hold_all([
-        ("nothing fails", 3, 1, NOTHING, 3054),
-        ("two pages", 2, 2, two, 16_252),
-        ("two pages, three nodes", 3, 2, NOTHING, 20_917),
-        ("three faults", 2, 1, Budget { faults: 3, writes: 2, ..NOTHING }, 9061),
-        ("a replica killed", 2, 1, Budget { node_kills: 1, ..two }, 8151),
-        ("home killed", 2, 1, Budget { home_kills: 1, ..two }, 9039),
+        ("nothing fails", 3, 1, NOTHING, 4382),
+        ("two pages", 2, 2, two, 31_888),
+        ("two pages, three nodes", 3, 2, NOTHING, 33_923),
+        ("three faults", 2, 1, Budget { faults: 3, writes: 2, ..NOTHING }, 11_794),
+        ("a replica killed", 2, 1, Budget { node_kills: 1, ..two }, 8963),
+        ("home killed", 2, 1, Budget { home_kills: 1, ..two }, 10_015),
         (
             "home killed twice, a node lost",
             2,
             1,
             Budget { home_kills: 2, losses: 1, ..NOTHING },
-            8847,
+            9239,
         ),
-        ("killed twice, lost", 2, 1, Budget { node_kills: 2, losses: 1, ..NOTHING }, 8136),
+        ("killed twice, lost", 2, 1, Budget { node_kills: 2, losses: 1, ..NOTHING }, 8476),
         (
             "cut, lost to each other",
             2,
             1,
             Budget { breaks: 1, losses: 1, home_losses: 1, ..two },
-            28_726,
+            32_318,
         ),
-        ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 62_504),
+        ("cut, lost, left", 2, 1, Budget { breaks: 1, losses: 1, detaches: 1, ..two }, 68_650),
     ]);
 }
 
 #[test]
 fn one_writer_or_many_readers_on_two_nodes_whatever_fails() {
-    hold_all([("all", 2, 1, ALL, 454_566)]);
+    hold_all([("all", 2, 1, ALL, 466_501)]);
 }
 
 #[test]
 fn one_writer_or_many_readers_on_three_nodes_cut_left_and_lost() {
     let budget = Budget { breaks: 1, losses: 1, detaches: 1, ..NOTHING };
-    hold_all([("cut, left, lost", 3, 1, budget, 854_120)]);
+    hold_all([("cut, left, lost", 3, 1, budget, 1_085_876)]);
 }
 
 /// With `lost_page = stale` a page that was lost is what home had last.
@@ -243,7 +244,7 @@ fn a_lost_page_may_be_what_home_had_last() {
     let mut terms = terms(2, 1, Bug::None);
     terms.home.lost_page = LostPage::Stale;
     let states = holds(explore(Small::new(terms, budget), STATES_MAX));
-    assert_eq!(states, 143_949);
+    assert_eq!(states, 153_121);
 }
 
 /// Three pages, so that the first two faults of the node bring the third page, which is a trigger.
@@ -257,7 +258,7 @@ fn read_ahead(home_faults: u8, budget: Budget) -> usize {
 
 #[test]
 fn what_is_read_ahead_is_the_latest_write() {
-    assert_eq!(read_ahead(1, Budget { faults: 3, ..NOTHING }), 235_719);
+    assert_eq!(read_ahead(1, Budget { faults: 3, ..NOTHING }), 422_064);
 }
 
 /// The same with more at once: minutes, so only in the long mode.
@@ -268,20 +269,20 @@ fn one_writer_or_many_readers_in_larger_worlds() {
         return;
     }
     let two = Budget { faults: 2, ..NOTHING };
-    assert_eq!(read_ahead(2, Budget { breaks: 1, ..two }), 397_916);
+    assert_eq!(read_ahead(2, Budget { breaks: 1, ..two }), 590_258);
     let lost = Budget { breaks: 1, home_kills: 1, losses: 1, ..NOTHING };
     hold_all([
-        ("nothing fails, three nodes", 3, 1, two, 270_798),
-        ("cut twice, lost", 2, 1, Budget { breaks: 2, losses: 1, detaches: 1, ..two }, 205_285),
+        ("nothing fails, three nodes", 3, 1, two, 347_778),
+        ("cut twice, lost", 2, 1, Budget { breaks: 2, losses: 1, detaches: 1, ..two }, 220_873),
         (
             "a replica killed, three nodes",
             3,
             1,
             Budget { node_kills: 1, breaks: 1, ..NOTHING },
-            262_826,
+            300_018,
         ),
-        ("home killed, a node lost, three nodes", 3, 1, lost, 2_153_883),
-        ("all, two faults", 2, 1, Budget { attaches: 0, faults: 2, ..ALL }, 2_070_445),
+        ("home killed, a node lost, three nodes", 3, 1, lost, 2_334_091),
+        ("all, two faults", 2, 1, Budget { attaches: 0, faults: 2, ..ALL }, 2_147_775),
     ]);
 }
 
@@ -308,4 +309,5 @@ fn planted_bugs_are_found() {
     planted(Bug::LeaseDiesWithDipcd, 2, killed_and_lost, &[twice]);
     planted(Bug::ForgetsFaults, 3, NOTHING, &["AT REST"]);
     planted(Bug::GrantsBeforeInvalidated, 3, NOTHING, &[twice]);
+    planted(Bug::AcksAtLeisure, 3, NOTHING, &["AT REST, and a program"]);
 }

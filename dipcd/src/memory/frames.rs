@@ -72,6 +72,9 @@ impl Memory {
         let Some(side) = locked.state.replicas.get_mut(&number) else {
             return farewell(link, id, number, &frame);
         };
+        if let ToReplica::AckPlease { .. } = frame {
+            return link.flush();
+        }
         if let ToReplica::Part { page, offset } = frame {
             return part(&segment, Some(&mut side.file), link, from, (page, offset), raw);
         }

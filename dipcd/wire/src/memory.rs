@@ -195,6 +195,12 @@ pub enum ToReplica {
     Left,
     /// Answers the last piece of a report: what this replica holds still counts.
     Resumed,
+    /// Somebody waits for a page that was granted for writing: an `Ack` that is put off, to go out
+    /// with another frame, is said now.
+    AckPlease {
+        /// Which page.
+        page: PageNo,
+    },
 }
 
 /// Why a page is not to be had: SIGBUS for who touches it.

@@ -139,6 +139,11 @@ impl Page {
         } else if self.phase.is_some() || self.begin(waiter, home, out) == Begun::Waits {
             home.joins_queue(from)?;
             self.queue.push_back(waiter);
+            if let (Some(Phase::Granting { to, .. }), 1) = (self.phase, self.queue.len())
+                && home.speaks.contains(to)
+            {
+                self.press(to, out);
+            }
         }
         Ok(())
     }
@@ -462,7 +467,7 @@ impl Page {
         self.advance(Holding::Owned { owner: to, left: Left::Granted });
         let has_it = readers.contains(to);
         let content = if has_it { Content::None } else { Content::Raw };
-        self.send_grant(to, Access::Write, content, Place::Aside, out);
+        self.send_write_grant(to, content, out);
         self.phase = Some(Phase::Granting { to, since_ms: home.now_ms });
     }
 
@@ -471,7 +476,15 @@ impl Page {
         if let Some(Phase::Granting { to, since_ms }) = &mut self.phase {
             *since_ms = now_ms;
             let to = *to;
-            self.send_grant(to, Access::Write, Content::Raw, Place::Aside, out);
+            self.send_write_grant(to, Content::Raw, out);
+        }
+    }
+
+    /// The owner may put its `Ack` off, unless others wait for it.
+    fn send_write_grant(&mut self, to: Replica, content: Content, out: &mut Vec<Effect>) {
+        self.send_grant(to, Access::Write, content, Place::Aside, out);
+        if self.queue.iter().any(|waiter| waiter.replica != to) {
+            self.press(to, out);
         }
     }
 
@@ -601,6 +614,12 @@ impl Page {
     fn invalidate(&mut self, reader: Replica, out: &mut Vec<Effect>) {
         let frame = ToReplica::Invalidate { page: self.no, number: self.transaction() };
         self.send(reader, frame, Place::File, out);
+    }
+
+    /// Its `Ack` is waited for.
+    fn press(&mut self, owner: Replica, out: &mut Vec<Effect>) {
+        let frame = ToReplica::AckPlease { page: self.no };
+        self.send(owner, frame, Place::File, out);
     }
 
     fn confirm(&mut self, replica: Replica, number: GrantNo, out: &mut Vec<Effect>) {

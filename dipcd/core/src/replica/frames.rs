@@ -45,6 +45,8 @@ impl Replica {
             }
             // Said already: a report is the first thing on a link.
             ToReplica::ReportPlease => Ok(()),
+            // Said already: it was its shell that put it off.
+            ToReplica::AckPlease { .. } => Ok(()),
             ToReplica::Part { .. } => Err(Breach::Impossible),
         };
         if let Err(reason) = outcome {

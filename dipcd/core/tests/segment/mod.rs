@@ -39,6 +39,8 @@ pub enum Bug {
     ForgetsFaults,
     /// An invalidation counts as acknowledged when it is sent.
     GrantsBeforeInvalidated,
+    /// Whoever puts an acknowledgement off does not hear that it is waited for.
+    AcksAtLeisure,
 }
 
 /// The terms of a world.
@@ -125,6 +127,8 @@ pub enum Dipcd {
 pub struct Link {
     pub to_home: VecDeque<Mail<ToHome>>,
     pub to_node: VecDeque<Mail<ToReplica>>,
+    /// Acknowledgements that the node has put off.
+    pub put_off: Vec<Mail<ToHome>>,
 }
 
 /// A frame with the contents behind it.
@@ -168,6 +172,8 @@ pub enum Move {
     Attach(usize),
     /// A clock says that its time has come.
     Tick(usize),
+    /// What a node has put off has waited long enough.
+    Flush(usize),
 }
 
 impl World {
@@ -311,7 +317,16 @@ impl World {
         let is_due = |timer_ms: Option<u64>| timer_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
         let home = is_due(self.home.timer_ms).then_some(Move::Tick(0));
         let due = self.others().filter(|n| is_due(self.node(*n).timer_ms));
-        home.into_iter().chain(due.map(Move::Tick)).collect()
+        home.into_iter().chain(due.map(Move::Tick)).chain(self.flushes()).collect()
+    }
+
+    /// Nodes that have put something off.
+    pub fn flushes(&self) -> impl Iterator<Item = Move> {
+        self.others().filter(|n| self.puts_off(*n)).map(Move::Flush)
+    }
+
+    fn puts_off(&self, n: usize) -> bool {
+        self.node(n).link.as_ref().is_some_and(|link| !link.put_off.is_empty())
     }
 
     /// When the next clock is to be heard.
@@ -373,7 +388,8 @@ impl World {
         if let Some(n) = self.others().find(leaves) {
             return Some(format!("AT REST, and node {n} has not left"));
         }
-        self.is_home_busy().then(|| "AT REST, and home waits".into())
+        let waits = self.is_home_busy() && !self.others().any(|n| self.puts_off(n));
+        waits.then(|| "AT REST, and home waits".into())
     }
 }
 

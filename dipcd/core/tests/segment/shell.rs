@@ -25,7 +25,12 @@ pub fn dies_of(step: Move) -> Option<usize> {
         | Move::LoseHome(n)
         | Move::Detach(n)
         | Move::Tick(n) => Some(n),
-        Move::Write(..) | Move::Break(_) | Move::Kill(_) | Move::Link(_) | Move::Attach(_) => None,
+        Move::Write(..)
+        | Move::Break(_)
+        | Move::Kill(_)
+        | Move::Link(_)
+        | Move::Attach(_)
+        | Move::Flush(_) => None,
     }
 }
 
@@ -95,6 +100,7 @@ impl World {
                 self.node_mut(n).timer_ms = None;
                 self.tell_node(n, replica::Event::Tick, &vec![]);
             }
+            Move::Flush(n) => self.flush(n),
         }
         self.finish(step);
     }
@@ -212,6 +218,11 @@ impl World {
                 self.forget_grant(n, granted);
             }
         }
+        if let ToReplica::AckPlease { .. } = mail.frame
+            && self.terms.bug != Bug::AcksAtLeisure
+        {
+            self.flush(n);
+        }
         if let ToReplica::Grant { pages, access: Access::Read } = &mail.frame {
             let unasked = pages.iter().filter(|one| !self.node(n).waits.contains_key(&one.page));
             self.read_ahead += u32::try_from(unasked.count()).expect("few pages");
@@ -230,8 +241,25 @@ impl World {
     }
 
     fn post_to_home(&mut self, n: usize, replica: Replica, frame: ToHome, contents: Contents) {
+        let Some(link) = &mut self.node_mut(n).link else { return };
+        let (is_ack, is_question) =
+            (matches!(frame, ToHome::Ack { .. }), matches!(frame, ToHome::Fault { .. }));
+        let mail = Mail { replica, frame, contents };
+        if is_ack {
+            return link.put_off.push(mail);
+        }
+        if is_question {
+            link.to_home.push_back(mail);
+            return self.flush(n);
+        }
+        link.to_home.extend(link.put_off.drain(..));
+        link.to_home.push_back(mail);
+    }
+
+    /// What was put off is on its way.
+    fn flush(&mut self, n: usize) {
         if let Some(link) = &mut self.node_mut(n).link {
-            link.to_home.push_back(Mail { replica, frame, contents });
+            link.to_home.extend(link.put_off.drain(..));
         }
     }
 

@@ -113,6 +113,7 @@ pub fn to_replica() -> Vec<ToReplica> {
         ToReplica::ReportPlease,
         ToReplica::Left,
         ToReplica::Resumed,
+        ToReplica::AckPlease { page },
     ]
 }
 
