@@ -13,6 +13,7 @@
 //! Recalling       until Recalled or Released          lost owner: Lost, or home's last copy
 //! Invalidating    until Invalidated by all of them    lost reader: counts as one
 //! Granting        for writing, until Ack              lost owner: as above; left: home's copy
+//!                 (AckPlease, when somebody waits)
 //! ```
 //!
 //! - Home's own programs are a replica like the others, number 0, to whom nothing is sent: what the
