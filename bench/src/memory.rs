@@ -3,6 +3,7 @@
 //! of the home's side runs on the first processor, dipcd included, all else on the second.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -216,6 +217,7 @@ fn raw_stream(home: &Node, probes: &Probes) -> f64 {
 /// for the bounds are times (1 ms at the median, 20 ms always).
 fn wake_ups(cluster: &Cluster, probes: &Probes, pairs: usize, cipher: &str) {
     let (mut middle, mut longest) = (Vec::new(), 0.0_f64);
+    let before = stolen_ms();
     for _ in 0..pairs.min(5) {
         let key = next_key();
         let holding = hold(cluster, probes, &key, "2");
@@ -230,9 +232,19 @@ fn wake_ups(cluster: &Cluster, probes: &Probes, pairs: usize, cipher: &str) {
     middle.sort_by(f64::total_cmp);
     let middle = middle[middle.len() / 2];
     println!(
-        "{:<34} {cipher:>8} median {middle:.0} us (bound 1000), longest {longest:.0} us (20000)",
-        "futex wake-up on another node"
+        "{:<34} {cipher:>8} median {middle:.0} us (bound 1000), longest {longest:.0} us (20000); \
+         {} ms stolen by the host",
+        "futex wake-up on another node",
+        stolen_ms() - before
     );
+}
+
+/// Time in which a processor of this virtual machine could have run and the host let it not, in
+/// all, in steps of 10 ms (proc_stat(5)). A wake-up that falls into it is late, whosever it is.
+fn stolen_ms() -> u64 {
+    let statistics = fs::read_to_string("/proc/stat").expect("/proc is mounted");
+    let steal = statistics.split_ascii_whitespace().nth(8).and_then(|ticks| ticks.parse().ok());
+    10 * steal.unwrap_or(0_u64)
 }
 
 /// The same fault encrypted and not, in two clusters.

@@ -199,7 +199,8 @@ impl ChannelSender {
     }
 
     /// Sends as much of one frame as the kernel takes at once, with encoded ones before and behind
-    /// it, and hands back the rest, sealed: for [`ChannelSender::try_send`], before any other frame.
+    /// it, and hands back the rest, sealed: for [`ChannelSender::try_send`], before any other
+    /// frame.
     pub fn begin_send(
         &mut self,
         before: &[u8],

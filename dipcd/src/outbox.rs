@@ -19,6 +19,7 @@ use dipc_wire::memory::{ToHome, ToReplica};
 use dipc_wire::peer::PeerFrame;
 
 use crate::channel::{self, ChannelSender};
+use crate::links::is_question;
 
 /// Frames that may wait for one peer.
 pub const OUTBOX_FRAMES: usize = 8192;
@@ -250,11 +251,6 @@ impl State {
 /// Whether nobody waits for a frame: home asks for it otherwise (`AckPlease`).
 fn can_wait(frame: &PeerFrame) -> bool {
     matches!(frame, PeerFrame::ToHome { frame: ToHome::Ack { .. }, .. })
-}
-
-/// Whether a program waits for the answer to a frame.
-fn is_question(frame: &PeerFrame) -> bool {
-    matches!(frame, PeerFrame::ToHome { frame: ToHome::Fault { .. }, .. })
 }
 
 /// Whether a frame is a part of a unit that is longer than a frame.

@@ -1,7 +1,7 @@
-//! How the reader of a link waits. It sleeps, but it stays awake a while when something is likely to
-//! come at once: an answer that somebody waits for ([`Vigil::expect`]; the reader gets up while the
-//! question is on its way, so that costs no time), or the next question of who has just asked
-//! one. To wake a sleeping processor takes longer than most of what dipcd does for a page.
+//! How the reader of a link waits. It sleeps, but it stays awake for a moment when something is
+//! likely to come at once: an answer that somebody waits for ([`Vigil::expect`]; the reader gets up
+//! while the question is on its way, so that costs no time), or the next question of who has just
+//! asked one. To wake a sleeping processor takes longer than most of what dipcd does for a page.
 //!
 //! Who stays awake yields at each look, so nobody who could run waits for it. It does not try again
 //! for a while, each time longer, when nothing came in time; and when others need the processor:

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -211,6 +212,8 @@ impl Futexes {
 
     /// Looks after pages until the end, in a thread of its own.
     pub fn run(&self, fetch: &Fetch<'_>) {
+        // A look is not put together with timers of others: by default it might come 50 us late.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         let mut named = HashSet::new();
         while let Some(due) = self.wait_for_due() {
             for (file, mappings) in due {
