@@ -311,10 +311,15 @@ impl Node {
         all.iter().find(is_root).copied()
     }
 
-    /// The stand-ins.
+    /// The stand-ins: also one that is ending. It has no command line any more then, and what it
+    /// is to undo may still be to come (do_exit in kernel/exit.c: exit_mm is before exit_sem).
     pub fn stand_ins(&self) -> Vec<Pid> {
-        let keeper = self.keeper();
-        self.keepers().into_iter().filter(|pid| Some(*pid) != keeper).collect()
+        let Some(keeper) = self.keeper() else { return Vec::new() };
+        let mut pids: Vec<_> = self.keepers().into_iter().filter(|pid| *pid != keeper).collect();
+        pids.extend(process::children_of(keeper));
+        pids.sort_by_key(|pid| pid.as_raw_nonzero());
+        pids.dedup();
+        pids
     }
 
     /// A program of this node: libdipc preloaded, talking to this node's dipcd.

@@ -276,15 +276,24 @@ pub fn marked(mark: &Path) -> Vec<Pid> {
             bytes.windows(mark.len()).any(|window| window == mark)
         })
     };
+    let own = std::process::id();
+    let is_marked = |pid: &Pid| {
+        let number = pid.as_raw_nonzero().get();
+        number.unsigned_abs() != own && carries(&Path::new("/proc").join(number.to_string()))
+    };
+    all().filter(is_marked).collect()
+}
+
+/// Every process there is.
+fn all() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").expect("/proc is there");
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let number: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let other = number as u32 != std::process::id();
-            (other && carries(&entry.path())).then(|| Pid::from_raw(number)).flatten()
-        })
-        .collect()
+    entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
+}
+
+/// The processes whose parent this is; one that is ending is among them until it has ended.
+pub fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
+    let number = parent.as_raw_nonzero().get();
+    all().filter(move |pid| parent_of(*pid) == number)
 }
 
 /// Kills every process that carries `mark`, and waits until none is left.

@@ -11,11 +11,17 @@ pub fn root() -> PathBuf {
     here.parent().expect("the package lies in the workspace").to_owned()
 }
 
-/// cargo, in the source tree.
+/// cargo, in the source tree, without what cargo told us about our package: build scripts are run
+/// again where that differs, and all that hangs on them is built again.
 pub fn cargo(arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(root());
+    let about_us = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| about_us.iter().any(|start| name.starts_with(start))) {
+        command.env_remove(name);
+    }
     command
 }
 
