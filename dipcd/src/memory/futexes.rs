@@ -42,7 +42,8 @@ const ON_THE_WAY: Duration = Duration::from_micros(50);
 const REST: u32 = 10;
 /// The same if somebody ran.
 const REST_RUNNING: u32 = 2;
-/// But no more than this.
+/// But no more than this. If nobody ran either the pause doubles with every such look: programs
+/// that wait for pages or clients lose some all the time, and the looks would be in their way.
 const REST_MAX: Duration = Duration::from_millis(4);
 /// What is remembered of programs that were named in the log.
 const NAMED_MAX: usize = 1024;
@@ -85,11 +86,15 @@ struct Watch {
     asleep: BTreeMap<u64, Vec<Belief>>,
     /// Nobody looks before that.
     rests_until: Instant,
+    /// Looks in a row that found nobody asleep or running.
+    barren: u32,
 }
 
 #[derive(Default)]
 struct State {
     files: HashMap<SegmentFile, Watch>,
+    /// When the thread looks without being woken.
+    wakes_at: Option<Instant>,
     ending: bool,
 }
 
@@ -118,7 +123,6 @@ impl Futexes {
     /// segment's lock; [`Futexes::ring`] follows.
     pub fn left(&self, file: SegmentFile, mappings: &Arc<Mappings>, span: Span) {
         let mut state = self.state.lock();
-        let was_idle = state.files.values().all(|watch| watch.left.is_empty());
         let (mut end, since) = (span.end(), Instant::now());
         let mut due = since + FIRST_LOOK;
         let watch = state.files.entry(file).or_insert_with(|| Watch {
@@ -126,6 +130,7 @@ impl Futexes {
             left: BTreeMap::new(),
             asleep: BTreeMap::new(),
             rests_until: since,
+            barren: 0,
         });
         if let Some(before) = watch.left.get(&span.offset) {
             // A page that bounces is looked after all the same.
@@ -142,7 +147,9 @@ impl Futexes {
         }
         let (pause, looks, runners) = (FIRST_LOOK, 0, None);
         watch.left.insert(span.offset, Look { end, since, due, pause, looks, runners });
-        if was_idle {
+        let due = watch.due();
+        if state.wakes_at.is_none_or(|wakes_at| due.is_some_and(|due| due < wakes_at)) {
+            state.wakes_at = due;
             self.must_ring.store(true, Ordering::Release);
         }
     }
@@ -234,18 +241,21 @@ impl Futexes {
             if state.ending {
                 return None;
             }
-            match state.files.values().filter_map(Watch::due).min() {
+            let now = Instant::now();
+            state.files.retain(|_, watch| !watch.is_over(now));
+            state.wakes_at = state.files.values().filter_map(Watch::due).min();
+            match state.wakes_at {
                 None => self.changed.wait(&mut state),
-                Some(first) if first > Instant::now() => {
+                Some(first) if first > now => {
                     self.changed.wait_until(&mut state, first);
                 }
-                Some(_) => break,
+                Some(_) => {
+                    let is_due = |watch: &Watch| watch.due().is_some_and(|due| due <= now);
+                    let due = state.files.iter().filter(|(_, watch)| is_due(watch));
+                    return Some(due.map(|(file, one)| (*file, one.mappings.clone())).collect());
+                }
             }
         }
-        let now = Instant::now();
-        let is_due = |watch: &Watch| watch.due().is_some_and(|due| due <= now);
-        let due = state.files.iter().filter(|(_, watch)| is_due(watch));
-        Some(due.map(|(file, watch)| (*file, watch.mappings.clone())).collect())
     }
 
     /// Sorts the pages of a file by what was found: those that are to be fetched, those that are
@@ -286,23 +296,39 @@ impl Futexes {
             look.runners = Some(on_the_way);
             goes_on
         });
+        let is_barren = wanted.is_empty() && running.is_empty();
+        watch.barren = if is_barren { watch.barren.saturating_add(1) } else { 0 };
         if wanted.is_empty() {
-            let times = if running.is_empty() { REST } else { REST_RUNNING };
-            watch.rests_until = now + ((now - began) * times).min(REST_MAX);
-        }
-        if watch.left.is_empty() && watch.asleep.is_empty() {
-            state.files.remove(&file);
+            watch.rests_until = now + rest(now - began, watch.barren);
         }
         wanted
     }
 }
 
 impl Watch {
-    /// When somebody should look.
+    /// When somebody should look, or may forget it.
     fn due(&self) -> Option<Instant> {
-        let first = self.left.values().map(|look| look.due).min();
-        first.map(|due| due.max(self.rests_until))
+        let first = match self.left.values().map(|look| look.due).min() {
+            None if !self.asleep.is_empty() => return None,
+            first => first,
+        };
+        Some(first.map_or(self.rests_until, |due| due.max(self.rests_until)))
     }
+
+    /// Whether nothing is left to look after, and nobody has to be kept from looking.
+    fn is_over(&self, now: Instant) -> bool {
+        self.left.is_empty() && self.asleep.is_empty() && self.rests_until <= now
+    }
+}
+
+/// How long nobody looks after a look that took so long and woke nobody. `barren` is how many in a
+/// row saw nobody run either, this one among them.
+fn rest(took: Duration, barren: u32) -> Duration {
+    let times = match barren {
+        0 => REST_RUNNING,
+        looks => REST << (looks - 1).min(16),
+    };
+    took.saturating_mul(times).min(REST_MAX)
 }
 
 /// Who of those that were seen running before has not had the processor since.
@@ -441,4 +467,18 @@ fn belief(range: &Attachment, word: Word) -> Option<(u64, Belief)> {
 fn has_ended(process: &Process) -> bool {
     let mut watched = [PollFd::new(&process.pidfd, PollFlags::IN)];
     poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ended| ended != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_find_nobody_grow_rare() {
+        let took = Duration::from_micros(30);
+        assert_eq!(rest(took, 0), took * REST_RUNNING);
+        assert_eq!([1, 2, 3].map(|barren| rest(took, barren)), [10, 20, 40].map(|n| took * n));
+        assert_eq!([100, u32::MAX].map(|barren| rest(took, barren)), [REST_MAX; 2]);
+        assert_eq!(rest(Duration::from_secs(1), 0), REST_MAX, "a wake-up is in time all the same");
+    }
 }
