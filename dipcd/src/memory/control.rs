@@ -14,7 +14,7 @@ use dipc_wire::peer::{Caller, PeerFrame};
 use dipc_wire::sysv::{SegmentControl, SegmentStat, SysvError};
 
 use super::attach::home_of;
-use super::count::count_all;
+use super::count::{count_all, is_attached_here};
 use super::node::Memory;
 use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
@@ -108,10 +108,13 @@ pub fn at_home(
 }
 
 /// Deletes a segment that is marked for it and that nobody has attached. How many attachments it
-/// has, if they had to be counted for that and there are some.
+/// has, if they had to be counted for that and there are some: not if one is seen at once.
 pub fn delete_if_unused(daemon: &Arc<Daemon>, id: ObjectId) -> Option<u64> {
     let homes = &daemon.home.segments;
     if homes.view(id).is_none() || !homes.is_removed(id) {
+        return None;
+    }
+    if is_attached_here(daemon, id) {
         return None;
     }
     let admitted = homes.admissions(id);

@@ -41,6 +41,15 @@ pub fn count_here(daemon: &Daemon, id: ObjectId) -> u64 {
     if count == 0 { u64::from(memory.attaches(id)) } else { count }
 }
 
+/// Whether a program of this node is seen to have a segment attached. To know that nobody has is
+/// much more work: every end of a forked child that shares a removed segment would count the
+/// cluster.
+pub(super) fn is_attached_here(daemon: &Daemon, id: ObjectId) -> bool {
+    let memory = &daemon.memory;
+    let Some(segment) = memory.find(id) else { return false };
+    mappings_of(&segment).values().any(|mappings| memory.families().is_seen_mapped(mappings))
+}
+
 /// At home: attachments in the cluster; those of a lost node count no more. All nodes are asked at
 /// once.
 pub(super) fn count_all(daemon: &Daemon, id: ObjectId) -> Result<u64, SysvError> {

@@ -439,6 +439,15 @@ impl Families {
         count_in(&process_maps::processes()?, file, permissions)
     }
 
+    /// Whether some process that is known is seen to map a file.
+    pub fn is_seen_mapped(&self, mappings: &Arc<Mappings>) -> bool {
+        let file = mappings.file().id();
+        let maps_it = |process: &Process| {
+            Maps::of(process.pid).is_ok_and(|maps| maps.ours.iter().any(|one| one.file == file))
+        };
+        mappings.attachments().iter().filter_map(|a| a.process.as_ref()).any(maps_it)
+    }
+
     /// SIGBUS for a thread whose page is not to be had, where poison cannot be used.
     pub fn refuse(&self, fault: &Fault) {
         let Some(family) = self.registry.family_of(fault.mm) else { return };
