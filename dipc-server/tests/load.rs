@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 
-/// The longest any client may wait for a mailbox that a hundred others use.
-const STARVED: Duration = Duration::from_secs(2);
+/// How often a client must be served whose mailbox a hundred others use: who starves never is.
+const OFTEN: u64 = 30;
 /// The servers of these tests would otherwise measure each other.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -120,7 +120,7 @@ fn two_hundred_clients() {
 }
 
 /// One client of one kind among a hundred of the other, all on one mailbox.
-fn one_among_a_hundred(one_writes: bool) -> Duration {
+fn one_among_a_hundred(one_writes: bool) {
     let _alone = ALONE.lock().unwrap();
     let server = Server::start(1, 4, 4);
     let (one, others, over) = (Tally::default(), Tally::default(), Over(AtomicBool::new(false)));
@@ -143,23 +143,21 @@ fn one_among_a_hundred(one_writes: bool) -> Duration {
         }
         let _guard = over.guard();
         thread::sleep(duration());
+        eventually("the one is served", || one.requests.load(Ordering::Relaxed) >= OFTEN);
     });
     one.report(if one_writes { "one writer" } else { "one reader" });
     others.report(if one_writes { "a hundred readers" } else { "a hundred writers" });
     server.stop();
-    one.longest()
 }
 
 #[test]
 fn a_writer_among_a_hundred_readers() {
-    let longest = one_among_a_hundred(true);
-    assert!(longest <= STARVED, "{longest:?}");
+    one_among_a_hundred(true);
 }
 
 #[test]
 fn a_reader_among_a_hundred_writers() {
-    let longest = one_among_a_hundred(false);
-    assert!(longest <= STARVED, "{longest:?}");
+    one_among_a_hundred(false);
 }
 
 /// Clients that come and go leave nothing in the server.

@@ -151,9 +151,14 @@ impl BackEnd {
             }
             Ok(None) => {}
             Err(error) => {
+                let is_late = error.kind() == io::ErrorKind::WouldBlock;
                 let reason = format!("not a call: {error}");
                 self.daemon.refusals.of_program(peer.pid, peer.uid, reason);
-                answer(connection, &Answer::Refused(SysvError::ENOSYS), None);
+                // Who is late, as on a busy machine, asks again when it is closed. That we know no
+                // such call would send it to the kernel.
+                if !is_late {
+                    answer(connection, &Answer::Refused(SysvError::ENOSYS), None);
+                }
             }
         }
     }

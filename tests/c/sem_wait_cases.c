@@ -187,7 +187,7 @@ static void waiter_killed(void)
     kill(child, SIGKILL);
     finish_child("waiter", child);
     struct timespec look = { 0, 5000000 };
-    for (int i = 0; i < 400 && semctl(set, 0, GETNCNT) != 0; i++)
+    for (int i = 0; i < 2400 && semctl(set, 0, GETNCNT) != 0; i++)
         nanosleep(&look, NULL);
     operate("+1", 0, 1, 0);
     say_counts();
@@ -239,7 +239,7 @@ static void permission_lost_while_waiting(void)
 static void until_value(int value)
 {
     struct timespec look = { 0, 5000000 };
-    for (int i = 0; i < 1000 && semctl(set, 0, GETVAL) != value; i++)
+    for (int i = 0; i < 2400 && semctl(set, 0, GETVAL) != value; i++)
         nanosleep(&look, NULL);
     say(" value=%d", semctl(set, 0, GETVAL));
 }

@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
 
 use dipc_tests::stranger::{
     cluster_with_known_key, dial, honest_hello, is_closed, record, serves, shake_hands,
@@ -128,15 +127,13 @@ fn a_second_dipcd_on_one_socket_is_refused() {
 #[test]
 fn a_referee_that_is_not_there_is_named() {
     let cluster = Cluster::of(2)
-        .entry("employer_referee_timeout", "1")
-        .entry("referee_timeout", "0.5")
+        .entry("employer_referee_timeout", "4")
+        .entry("referee_timeout", "3")
         .prepare();
     let node = cluster.node(2);
     node.start();
     let mut puppet = Puppet::on(node);
-    let before = Instant::now();
     assert_eq!(puppet.call("msgget 0x71 011600"), Err("ETIMEDOUT".into()));
-    assert!(before.elapsed() < Duration::from_secs(10));
     node.wait_for_log(&cluster.node(1).address.to_string());
     cluster.node(1).start();
     let mut puppet = Puppet::on(node);

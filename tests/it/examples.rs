@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use dipc_tests::{Cluster, Limits, Machine, Running, machine::Network, programs, skip};
+use dipc_tests::process::wait_until;
+use dipc_tests::{Cluster, Limits, Machine, Puppet, Running, machine::Network, programs, skip};
 
 const WAITING: &str = "consumer: waiting for a producer...\n";
 
@@ -38,7 +39,9 @@ fn a_barrier_has_no_rank_for_one_too_many() {
     let cluster = Cluster::start(2);
     let barrier = programs::example("barrier");
     let first = cluster.node(1).spawn(&barrier, &["2"]);
-    first.wait_until_asleep();
+    // Its rank is the set of the first key.
+    let mut other = Puppet::on(cluster.node(2));
+    wait_until("the rank is taken", || other.call("semget 4200 0 010600").ok());
     // To this one the ranks are one only, and the first has it.
     let surplus = cluster.node(2).run(&barrier, &["1"]);
     assert_eq!((surplus.status.code(), surplus.out.as_str()), (Some(20), ""));

@@ -82,7 +82,7 @@ fn names_stand_for_addresses_everywhere() {
     for (node, entry, address) in
         [(sun, "this_machine", sun.address), (moon, "referee", sun.address)]
     {
-        let shown = node.tool("dipcctl", &["get", entry]).expect_success();
+        let shown = node.ask("dipcctl", &["get", entry]);
         assert_eq!(shown, format!("{address}\n"), "{entry} of node {}", node.number);
     }
 }
@@ -112,7 +112,7 @@ fn dipc_auto_find_asks_for_the_name_of_the_machine() {
         .expect("the directory is ours");
     node.set_entry("referee", Some(&node.address.to_string()));
     node.start();
-    let shown = node.tool("dipcctl", &["get", "this_machine"]).expect_success();
+    let shown = node.ask("dipcctl", &["get", "this_machine"]);
     assert_eq!(shown, format!("{}\n", node.address));
 }
 
@@ -223,16 +223,16 @@ fn without_time_outs_the_hold_time_stays() {
 
 #[test]
 fn operations_elsewhere_are_bounded_and_those_at_home_are_not() {
-    let cluster = Cluster::of(2).entry("employer_worker_timeout", "0.4").start();
+    // What need not wait has that long as well, on a machine that may be busy.
+    let bound = Duration::from_secs(4);
+    let cluster = Cluster::of(2).entry("employer_worker_timeout", "4").start();
     let (mut near, mut far) = (Puppet::on(cluster.node(1)), Puppet::on(cluster.node(2)));
     near.must("semget 0x94 1 011600");
     far.must("semget 0x94 1 010600");
     near.begin("op 0 -1");
-    for _ in 0..3 {
-        let before = Instant::now();
-        assert_eq!(far.call("op 0 -1"), Err("ETIMEDOUT".into()));
-        assert!(before.elapsed() >= Duration::from_millis(350), "{:?}", before.elapsed());
-    }
+    let before = Instant::now();
+    assert_eq!(far.call("op 0 -1"), Err("ETIMEDOUT".into()));
+    assert!(before.elapsed() >= bound * 9 / 10, "{:?}", before.elapsed());
     near.until_waiting();
     far.must("op 0 1");
     near.answer().expect("it has waited longer than any bound");
@@ -263,14 +263,14 @@ fn claim(peer: &mut Peer, key: Key) -> (ClaimNo, ObjectId) {
 fn leave_to_create_ends_with_the_time_of_the_referee() {
     let keys = tempfile::tempdir().expect("a temporary directory");
     let builder = with_known_key(Cluster::of(1), keys.path());
-    let cluster = builder.entry("referee_timeout", "1").start();
+    let cluster = builder.entry("referee_timeout", "3").start();
     let mut peer = Peer::admitted(cluster.node(1));
     let key = Key(0x95);
     let before = Instant::now();
     let (claim, id) = claim(&mut peer, key);
     let mut puppet = Puppet::on(cluster.node(1));
     let made = puppet.must("msgget 0x95 011600");
-    assert!(before.elapsed() >= Duration::from_millis(900), "{:?}", before.elapsed());
+    assert!(before.elapsed() >= Duration::from_millis(2_700), "{:?}", before.elapsed());
     assert_ne!(made, id.raw().to_string());
     let object = Reported { id, kind: Kind::Queue, key };
     peer.say(&PeerFrame::Made { claim, object });
@@ -289,7 +289,7 @@ fn leave_to_create_ends_with_the_time_of_the_referee() {
 #[test]
 fn the_back_door_shows_and_changes_what_is_important() {
     let cluster = Cluster::start(2);
-    let ctl = |node: &Node, words: &[&str]| node.tool("dipcctl", words).expect_success();
+    let ctl = |node: &Node, words: &[&str]| node.ask("dipcctl", words);
     let node = cluster.node(2);
     // It has its number when it serves.
     serves(node);

@@ -76,7 +76,7 @@ fn what_dipcd_keeps_is_its_owners_alone_and_in_its_place() {
     }
     // Its number is kept in one of them; the other one does not outlive a reboot.
     let number = || {
-        let peers = cluster.node(1).tool("dipcctl", &["peers"]).expect_success();
+        let peers = cluster.node(1).ask("dipcctl", &["peers"]);
         let line = peers.lines().find(|line| line.contains(&node.address.to_string()));
         line.and_then(|line| line.split_whitespace().next()).map(str::to_owned)
     };
@@ -103,7 +103,7 @@ fn an_address_without_a_port_has_that_of_the_entry() {
     far.must("send 1 there");
     assert_eq!(near.must("receive 0"), "1 there");
     let address = SocketAddr::new(cluster.node(2).address.ip(), 4793);
-    let peers = cluster.node(1).tool("dipcctl", &["peers"]).expect_success();
+    let peers = cluster.node(1).ask("dipcctl", &["peers"]);
     assert!(peers.contains(&address.to_string()), "{peers}");
 }
 
@@ -141,13 +141,22 @@ fn who_listens_on_the_way_reads_messages_only_without_a_cipher() {
         near.must(CREATE);
         far.must(GET);
         let words = format!("words-for-{}-alone", std::process::id());
-        let heard = match overheard(|| drop(far.must(&format!("send 1 {words}")))) {
-            Ok(heard) => heard,
-            Err(error) => return skip::skip(name, &format!("no socket hears packets: {error}")),
-        };
-        let found = heard.windows(words.len()).any(|bytes| bytes == words.as_bytes());
-        assert_eq!(found, is_read, "cipher = {cipher}, {} bytes were heard", heard.len());
-        assert_eq!(near.must("receive 0"), format!("1 {words}"));
+        // What others send at the same time may be too much for who listens: not every time.
+        let mut found = false;
+        for _ in 0..10 {
+            let heard = match overheard(|| drop(far.must(&format!("send 1 {words}")))) {
+                Ok(heard) => heard,
+                Err(error) => {
+                    return skip::skip(name, &format!("no socket hears packets: {error}"));
+                }
+            };
+            assert_eq!(near.must("receive 0"), format!("1 {words}"));
+            found |= heard.windows(words.len()).any(|bytes| bytes == words.as_bytes());
+            if found || !is_read {
+                break;
+            }
+        }
+        assert_eq!(found, is_read, "cipher = {cipher}");
         let warned = cluster.node(1).log().contains("nothing is protected after the handshake");
         assert_eq!(warned, is_read, "it is warned of");
     }
@@ -160,18 +169,18 @@ fn a_sign_of_life_comes_each_heartbeat() {
         let builder = with_known_key(Cluster::of(1), keys.path());
         let builder = builder.entry("heartbeat", heartbeat).entry("lease", lease);
         let cluster = builder.entry("node_timeout", "120").start();
-        let mut peer = Peer::admitted(cluster.node(1));
         let begun = Instant::now();
+        let mut peer = Peer::admitted(cluster.node(1));
         let mut heard = 0;
         while heard < count {
             heard += u32::from(matches!(peer.hear(), PeerFrame::Heartbeat { .. }));
         }
         begun.elapsed()
     };
-    // No sooner; later it may be on a busy machine.
-    let (few, many) = (beats("0.5", "3", 4), beats("0.05", "3", 4));
+    // No sooner; later it may be on a busy machine. Without the entry the second would take 40 s.
+    let (few, many) = (beats("0.5", "3", 4), beats("0.05", "3", 80));
     assert!(few >= Duration::from_millis(1_000), "{few:?}");
-    assert!(many < few, "{many:?}, {few:?}");
+    assert!(many < Duration::from_secs(30), "{many:?}");
 }
 
 #[test]
@@ -225,8 +234,8 @@ fn a_message_that_was_being_received_goes_back_or_not() {
     for (on_loss, left) in [("again", "1"), ("drop", "0")] {
         let cluster = Cluster::of(2)
             .entry("queue_on_loss", on_loss)
-            .entry("node_timeout", "1")
-            .entry("lease", "0.7")
+            .entry("node_timeout", "4")
+            .entry("lease", "2")
             .entry("heartbeat", "0.2")
             .start();
         let (mut near, mut far) = (Puppet::on(cluster.node(1)), Puppet::on(cluster.node(2)));

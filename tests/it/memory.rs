@@ -29,14 +29,27 @@ pub fn cluster(nodes: usize, trap: &str) -> Builder {
     Cluster::of(nodes).entry("trap", trap)
 }
 
-/// The same, and a node that says nothing for a second is lost.
+/// The same, and a node that says nothing is soon lost, but not one that a busy machine makes late.
 pub fn impatient(nodes: usize, trap: &str) -> Builder {
     cluster(nodes, trap)
-        .entry("node_timeout", "1")
-        .entry("lease", "0.5")
-        .entry("heartbeat", "0.1")
-        .entry("employer_referee_timeout", "3")
-        .entry("referee_timeout", "2")
+        .entry("node_timeout", "4")
+        .entry("lease", "2")
+        .entry("heartbeat", "0.2")
+        .entry("employer_referee_timeout", "9")
+        .entry("referee_timeout", "6")
+}
+
+/// Nodes that have all the time that anything may take on a busy machine.
+pub fn patient(nodes: usize, trap: &str) -> Builder {
+    let entries = [("node_timeout", "120"), ("lease", "60"), ("employer_shm_timeout", "0")];
+    let builder = cluster(nodes, trap);
+    entries.into_iter().fold(builder, |builder, (name, value)| builder.entry(name, value))
+}
+
+/// Two nodes on which a fault waits three seconds, which is enough for any that is answered.
+pub fn soon_refused(trap: &str) -> Cluster {
+    let builder = cluster(2, trap).entry("node_timeout", "120").entry("lease", "60");
+    builder.entry("employer_shm_timeout", "3").start()
 }
 
 /// A puppet that has made the tests' segment on its node, and attached it.

@@ -10,7 +10,8 @@ use dipc_tests::{Builder, Cluster, Puppet, Running, process::wait_until, program
 use rustix::process::Signal;
 
 use crate::memory::{
-    KEY, PAGE, TRAPS, by_both_traps, cluster, impatient, number, owner, refused, user,
+    KEY, PAGE, TRAPS, by_both_traps, cluster, impatient, number, owner, patient, refused,
+    soon_refused, user,
 };
 
 /// Bytes of the journal's segment: a group of words a page, and pages between them.
@@ -143,6 +144,8 @@ fn three(trap: &str) -> Builder {
         .entry("employer_shm_timeout", "120")
         .entry("employer_referee_timeout", "50")
         .entry("referee_timeout", "40")
+        .entry("node_timeout", "20")
+        .entry("lease", "10")
 }
 
 #[test]
@@ -228,7 +231,7 @@ fn keepers_are_killed() {
 #[test]
 fn a_fault_waits_while_a_dipcd_is_away() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).start();
+        let cluster = patient(2, trap).start();
         let mut home = owner(cluster.node(1), 8 * PAGE);
         let mut away = user(cluster.node(2));
         home.must(&format!("fill 0 {} 6", 8 * PAGE));
@@ -256,7 +259,7 @@ fn a_fault_waits_while_a_dipcd_is_away() {
 #[test]
 fn a_program_that_dies_in_a_fault_takes_nothing_with_it() {
     by_both_traps(|trap| {
-        let cluster = cluster(3, trap).start();
+        let cluster = patient(3, trap).start();
         let mut home = owner(cluster.node(1), 8 * PAGE);
         home.must(&format!("fill 0 {} 6", 8 * PAGE));
         let (mut second, mut third) = (user(cluster.node(2)), user(cluster.node(3)));
@@ -276,7 +279,7 @@ fn a_program_that_dies_in_a_fault_takes_nothing_with_it() {
 /// A program that pulls its attachment from under a waiting thread harms nobody but itself.
 fn rude(trap: &str, way: &str) {
     eprintln!("---- {trap}: {way}");
-    let cluster = cluster(2, trap).start();
+    let cluster = patient(2, trap).start();
     let mut home = owner(cluster.node(1), 8 * PAGE);
     home.must(&format!("fill 0 {} 6", 8 * PAGE));
     let mut polite = user(cluster.node(2));
@@ -473,7 +476,7 @@ fn a_node_that_is_cut_off_uses_no_page_that_others_have_given_up_on() {
 #[test]
 fn a_short_silence_loses_nothing() {
     for trap in TRAPS {
-        let Some(cluster) = cluster(2, trap).start_with_network() else {
+        let Some(cluster) = patient(2, trap).start_with_network() else {
             return skip::skip("a_short_silence_loses_nothing", "needs root and ip(8)");
         };
         let mut home = owner(cluster.node(1), 4 * PAGE);
@@ -535,7 +538,7 @@ fn an_orderly_stop_gives_everything_back_at_once() {
 #[test]
 fn a_page_that_came_too_late_is_there_the_next_time() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).entry("employer_shm_timeout", "1").start();
+        let cluster = soon_refused(trap);
         let mut home = owner(cluster.node(1), 4 * PAGE);
         let mut away = user(cluster.node(2));
         home.must("poke 0 4");

@@ -184,10 +184,11 @@ fn nothing_is_polled_while_nobody_sleeps() {
     away.begin("spin");
     home.must("poke 0 1");
     for number in [1, 2] {
-        wait_until("the looks cease", || {
-            (looks_in_a_second(cluster.node(number)) == 0).then_some(())
+        // Twice: on a busy machine a thread may stand still for one of them.
+        wait_until(&format!("the looks of node {number} cease"), || {
+            let is_over = || looks_in_a_second(cluster.node(number)) == 0;
+            (is_over() && is_over()).then_some(())
         });
-        assert_eq!(looks_in_a_second(cluster.node(number)), 0, "node {number}");
     }
 }
 

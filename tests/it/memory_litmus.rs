@@ -123,7 +123,8 @@ fn kill_dipcds(cluster: &Cluster, running: &mut [Running]) -> usize {
 /// Bounds are wide: a referee that is killed again and again keeps new names waiting.
 fn three(trap: &str) -> Cluster {
     let cluster = cluster(3, trap).entry("employer_shm_timeout", "120");
-    cluster.entry("employer_referee_timeout", "50").entry("referee_timeout", "40").start()
+    let cluster = cluster.entry("employer_referee_timeout", "50").entry("referee_timeout", "40");
+    cluster.entry("node_timeout", "20").entry("lease", "10").start()
 }
 
 #[test]

@@ -5,20 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use dipc_tests::{Builder, Cluster, Node, Puppet, process::wait_until, skip};
+use dipc_tests::{Cluster, Node, Puppet, process::wait_until, skip};
 
-use crate::memory::{KEY, PAGE, agree, by_both_traps, cluster, owner, refused, user};
+use crate::memory::{
+    KEY, PAGE, agree, by_both_traps, cluster, owner, patient, refused, soon_refused, user,
+};
 
 const NOBODY: u32 = 65534;
 const DAEMON: u32 = 1;
-
-/// Nodes that have all the time that long transfers take on a busy machine.
-fn patient(nodes: usize, trap: &str) -> Builder {
-    let entries = [("node_timeout", "120"), ("lease", "60"), ("employer_shm_timeout", "0")];
-    entries
-        .into_iter()
-        .fold(cluster(nodes, trap), |builder, (name, value)| builder.entry(name, value))
-}
 
 /// With home's dipcd standing still, the first page is here and the other one is not.
 #[track_caller]
@@ -38,7 +32,7 @@ fn is_here_without_home(home: &Node, puppet: &mut Puppet, here: usize, not_here:
 #[test]
 fn a_page_comes_alone() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).entry("transfer_mode", "PAGE").start();
+        let cluster = patient(2, trap).entry("transfer_mode", "PAGE").start();
         let _home = owner(cluster.node(1), 64 * PAGE);
         let mut away = user(cluster.node(2));
         away.must(&format!("poke {} 1", 5 * PAGE));
@@ -162,14 +156,14 @@ fn programs_are_spared_the_signals() {
 #[test]
 fn a_fault_that_waits_too_long_is_sigbus_and_nothing_else() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).entry("employer_shm_timeout", "1").start();
+        let cluster = soon_refused(trap);
         let mut home = owner(cluster.node(1), 4 * PAGE);
         let mut away = user(cluster.node(2));
         home.must(&format!("fill 0 {} 3", 4 * PAGE));
         cluster.node(1).freeze();
         let before = Instant::now();
         assert_eq!(refused(&mut away, "peek 0"), "SIGBUS");
-        assert!(before.elapsed() >= Duration::from_millis(900), "{:?}", before.elapsed());
+        assert!(before.elapsed() >= Duration::from_millis(2_700), "{:?}", before.elapsed());
         cluster.node(1).thaw();
         wait_until("the page comes", || away.call("peek 0").ok());
         assert_eq!(away.must(&format!("check 0 {} 3", 4 * PAGE)), "0");
@@ -195,7 +189,7 @@ fn has_sent(node: &Node, words: &str) {
 #[test]
 fn a_grant_that_is_not_acknowledged_ends_the_link() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).entry("shm_ak_timeout", "0.5").option("-v").start();
+        let cluster = patient(2, trap).entry("shm_ak_timeout", "0.5").option("-v").start();
         let mut home = owner(cluster.node(1), 4 * PAGE);
         let mut away = user(cluster.node(2));
         home.must(&format!("fill 0 {} 3", 4 * PAGE));

@@ -4,9 +4,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use dipc_tests::{Cluster, Node, Output, Puppet, programs};
 /// What dipcctl prints when it has done it.
 #[track_caller]
 fn ctl(node: &Node, words: &[&str]) -> String {
-    node.tool("dipcctl", words).expect_success()
+    node.ask("dipcctl", words)
 }
 
 #[track_caller]
@@ -219,7 +218,7 @@ fn trace_lines_begin_and_end() {
 
 #[test]
 fn a_node_that_is_forgotten_is_gone_at_once() {
-    let cluster = Cluster::of(3).entry("node_timeout", "60").entry("lease", "30").start();
+    let cluster = Cluster::of(3).entry("node_timeout", "600").entry("lease", "30").start();
     let (mut here, mut there) = (Puppet::on(cluster.node(2)), Puppet::on(cluster.node(3)));
     let mut referees = Puppet::on(cluster.node(1));
     there.must("msgget 40 11666");
@@ -255,8 +254,8 @@ fn a_node_that_is_forgotten_is_gone_at_once() {
 #[test]
 fn another_node_becomes_the_referee() {
     let cluster = Cluster::of(3)
-        .entry("node_timeout", "3")
-        .entry("lease", "2")
+        .entry("node_timeout", "8")
+        .entry("lease", "5")
         .entry("heartbeat", "0.2")
         .start();
     let old = cluster.node(1).address;
@@ -305,7 +304,7 @@ fn another_node_becomes_the_referee() {
 }
 
 /// Every dipc.conf names the new referee: then nothing is left of the succession.
-fn agree(cluster: &Cluster, old: std::net::SocketAddr) {
+fn agree(cluster: &Cluster, old: SocketAddr) {
     let new = cluster.node(2).address;
     for node in &cluster.nodes()[1..] {
         let text = fs::read_to_string(node.config()).expect("the node's configuration");
@@ -322,7 +321,7 @@ fn agree(cluster: &Cluster, old: std::net::SocketAddr) {
 #[test]
 fn a_referee_that_others_hear_is_not_replaced() {
     let cluster =
-        Cluster::of(4).entry("node_timeout", "3").entry("lease", "2").entry("heartbeat", "0.2");
+        Cluster::of(4).entry("node_timeout", "5").entry("lease", "3").entry("heartbeat", "0.2");
     let Some(cluster) = cluster.start_with_network() else {
         dipc_tests::skip::skip(
             "a_referee_that_others_hear_is_not_replaced",
@@ -366,16 +365,19 @@ fn get(mut stream: impl Read + Write, line: &str) -> std::io::Result<String> {
 
 #[test]
 fn metrics_are_read_over_http_at_an_address_and_at_a_path() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("metrics");
-    let port = free_port();
-    for place in [format!("127.0.0.1:{port}"), path.display().to_string()] {
-        let cluster = Cluster::of(1).entry("metrics", &place).start();
+    for by_path in [false, true] {
+        let cluster = Cluster::of(1).prepare();
         let node = cluster.node(1);
+        // Nobody else has this address.
+        let address = SocketAddr::new(node.address.ip(), 7_780);
+        let path = cluster.directory().join("metrics");
+        let place = if by_path { path.display().to_string() } else { address.to_string() };
+        node.set_entry("metrics", Some(&place));
+        node.start();
         Puppet::on(node).must("msgget 40 11600");
-        let try_ask = |line: &str| match Path::new(&place).is_absolute() {
+        let try_ask = |line: &str| match by_path {
             true => get(UnixStream::connect(&path).unwrap(), line),
-            false => get(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap(), line),
+            false => get(TcpStream::connect(address).unwrap(), line),
         };
         let ask = |line: &str| try_ask(line).unwrap();
         // What is too long is cut off, with or without a word, and the next one is served.
@@ -402,9 +404,14 @@ fn numbers(node: &Node) -> usize {
     ctl(node, &["status"]).lines().skip_while(|line| !line.starts_with("trace")).count() - 1
 }
 
+/// A port that nobody listens on, and none of those that the kernel gives to clients: one of these
+/// could take it before the server does.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+    const FIRST: u32 = 10_000;
+    let own = FIRST + std::process::id() % 2_000;
+    let mut ports = (own..own + 1_000).map(|port| u16::try_from(port).expect("below 13,000"));
+    let free = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.expect("one of a thousand ports is free")
 }
 
 /// A conversation with a mailbox server that has just been started.

@@ -117,9 +117,9 @@ fn an_object_lives_with_its_creator_when_its_home_is_lost() {
         return;
     }
     let cluster = Cluster::of(3)
-        .entry("node_timeout", "1.5")
-        .entry("lease", "0.8")
-        .entry("heartbeat", "0.1")
+        .entry("node_timeout", "4")
+        .entry("lease", "2")
+        .entry("heartbeat", "0.2")
         .start();
     for node in cluster.nodes() {
         Puppet::on(node).must("msgget 0x3000 011600");

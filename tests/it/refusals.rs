@@ -7,9 +7,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 
-use dipc_tests::process::PATIENCE;
+use dipc_tests::process::{PATIENCE, wait_until};
 use dipc_tests::stranger::{
-    Peer, SECRET, dial, honest_hello, is_closed, record, serves, with_known_key,
+    Peer, SECRET, dial, honest_hello, is_closed, prove, record, serves, shake_hands, with_known_key,
 };
 use dipc_tests::{Cluster, Node, skip};
 use dipc_wire::codec::ByteOrder;
@@ -74,29 +74,20 @@ fn sealed(hello: Hello) -> Says {
     }))
 }
 
-/// Shakes hands by the cluster's key.
-fn shake_hands(stream: &mut TcpStream) -> Sealer {
-    let mut handshake = Handshake::initiator(&Secret(SECRET));
-    stream.write_all(&Preamble(Purpose::Link).encode()).expect("dipcd reads");
-    stream.write_all(&record(&handshake.write())).expect("dipcd reads");
-    let mut answer = [0; 2 + HANDSHAKE_BYTES];
-    stream.read_exact(&mut answer).expect("dipcd answers a proven peer");
-    handshake.read(answer.last_chunk().expect("it is longer")).expect("dipcd proves its key");
-    handshake.finish(Cipher::AesGcm).0
-}
-
 /// A greeting as it went over the wire once, from the preamble to the Hello.
 fn recorded(node: &Node) -> Vec<u8> {
-    let mut stream = dial(node);
-    let mut handshake = Handshake::initiator(&Secret(SECRET));
-    let mut said = Preamble(Purpose::Link).encode().to_vec();
-    said.extend(record(&handshake.write()));
-    stream.write_all(&said).expect("dipcd reads");
-    let mut answer = [0; 2 + HANDSHAKE_BYTES];
-    stream.read_exact(&mut answer).expect("dipcd answers a proven peer");
-    handshake.read(answer.last_chunk().expect("it is longer")).expect("dipcd proves its key");
-    handshake.finish(Cipher::AesGcm).0.seal(&honest_hello(node).encode(), &mut said);
-    said
+    wait_until("dipcd answers a proven peer", || {
+        let mut stream = dial(node);
+        let mut handshake = Handshake::initiator(&Secret(SECRET));
+        let mut said = Preamble(Purpose::Link).encode().to_vec();
+        said.extend(record(&handshake.write()));
+        stream.write_all(&said).ok()?;
+        let mut answer = [0; 2 + HANDSHAKE_BYTES];
+        stream.read_exact(&mut answer).ok()?;
+        handshake.read(answer.last_chunk().expect("it is longer")).expect("dipcd proves its key");
+        handshake.finish(Cipher::AesGcm).0.seal(&honest_hello(node).encode(), &mut said);
+        Some(said)
+    })
 }
 
 /// Who tries, with what, and the reason in the log.
@@ -138,28 +129,40 @@ fn rows(node: &Node) -> Vec<(&'static str, Says, &'static str)> {
     ]
 }
 
+/// Says it from this address; the lines of the log about that.
+fn lines_about(node: &Node, from: IpAddr, what: &str, says: &Says) -> Vec<String> {
+    let mut stream = dial_from(from, node);
+    let own = stream.local_addr().expect("it is connected");
+    // It may be closed before we have written everything, or are through with the handshake.
+    match says {
+        Says::Bytes(bytes) => drop(stream.write_all(bytes)),
+        Says::Hello(say) => {
+            drop(prove(&mut stream).and_then(|(mut sealer, _)| stream.write_all(&say(&mut sealer))))
+        }
+    }
+    is_closed(stream, what);
+    let peer = format!("peer={own} ");
+    node.wait_for_log(&peer);
+    node.log().lines().filter(|line| line.contains(&peer)).map(str::to_owned).collect()
+}
+
 #[test]
 fn each_is_refused_with_one_line_and_no_effect() {
-    let (cluster, _keys) = cluster(20);
+    // On a busy machine somebody may be too slow for his second; then another one says the same.
+    const TIMES: usize = 5;
+    let (cluster, _keys) = cluster(20 * TIMES);
     let node = cluster.node(1);
     let rows = rows(node);
     let links = || node.log().matches("op=\"linked\"").count();
     let before = links();
     for (number, (what, says, reason)) in rows.into_iter().enumerate() {
-        let mut stream = dial_from(stranger(number), node);
-        let own = stream.local_addr().expect("it is connected");
-        let bytes = match says {
-            Says::Bytes(bytes) => bytes,
-            Says::Hello(say) => say(&mut shake_hands(&mut stream)),
-        };
-        // It may be closed before we have written everything.
-        let _ = stream.write_all(&bytes);
-        is_closed(stream, what);
-        let peer = format!("peer={own} ");
-        node.wait_for_log(&peer);
-        let log = node.log();
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&peer)).collect();
-        assert!(matches!(lines[..], [line] if line.contains(reason)), "{what}: {lines:?}");
+        let as_expected = (0..TIMES).any(|time| {
+            let lines = lines_about(node, stranger(number + 20 * time), what, &says);
+            let [line] = &lines[..] else { panic!("{what}: {lines:?}") };
+            assert!(line.contains(reason) || line.contains("in time"), "{what}: {line}");
+            line.contains(reason)
+        });
+        assert!(as_expected, "{what}: never {reason:?}");
     }
     assert_eq!(links(), before, "somebody was let in");
     serves(node);
@@ -192,18 +195,18 @@ fn no_bit_of_a_greeting_can_be_changed() {
             scope.spawn(move || {
                 for bit in (part * every..bits).step_by(16 * every) {
                     let (byte, mask) = (bit / 8, 1 << (bit % 8));
-                    let mut stream = dial(node);
-                    if byte < first {
+                    let (mut stream, bytes) = if byte < first {
                         let mut bytes = begin(SECRET);
                         bytes[byte] ^= mask;
-                        let _ = stream.write_all(&bytes);
+                        (dial(node), bytes)
                     } else {
-                        let mut sealer = shake_hands(&mut stream);
+                        let (stream, mut sealer) = shake_hands(node);
                         let mut bytes = Vec::new();
                         sealer.seal(&honest_hello(node).encode(), &mut bytes);
                         bytes[byte - first] ^= mask;
-                        let _ = stream.write_all(&bytes);
-                    }
+                        (stream, bytes)
+                    };
+                    let _ = stream.write_all(&bytes);
                     is_closed(stream, &format!("bit {bit}"));
                 }
             });

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use dipc_wire::preamble::{Hello, Preamble, Purpose, TransferMode, Transport};
 
 use crate::cluster::{Builder, Cluster};
 use crate::node::Node;
-use crate::process::PATIENCE;
+use crate::process::{PATIENCE, wait_until};
 use crate::puppet::Puppet;
 
 /// The cluster's secret, where a test must know it.
@@ -93,6 +93,18 @@ pub fn begin_with(stream: &mut TcpStream, key: &[u8; 32]) {
     stream.write_all(&greeting(key)).expect("dipcd reads");
 }
 
+/// Shakes hands by the cluster's key. dipcd gives a second for that, and closes the connection to
+/// whoever was too slow, as on a busy machine anybody may be.
+pub fn prove(stream: &mut TcpStream) -> io::Result<(Sealer, Opener)> {
+    let mut handshake = Handshake::initiator(&Secret(SECRET));
+    stream.write_all(&Preamble(Purpose::Link).encode())?;
+    stream.write_all(&record(&handshake.write()))?;
+    let mut answer = [0; 2 + HANDSHAKE_BYTES];
+    stream.read_exact(&mut answer)?;
+    handshake.read(answer.last_chunk().expect("it is longer")).expect("dipcd proves its key");
+    Ok(handshake.finish(Cipher::AesGcm))
+}
+
 /// A connection whose handshake has proven the key: the beginning of a link.
 pub struct Peer {
     /// The connection.
@@ -107,25 +119,29 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Dials, and shakes hands.
+    /// Dials, and shakes hands. Whoever was too slow for that begins again.
     pub fn shake_hands(node: &Node) -> Peer {
-        let mut stream = dial(node);
-        let mut handshake = Handshake::initiator(&Secret(SECRET));
-        stream.write_all(&Preamble(Purpose::Link).encode()).expect("dipcd reads");
-        stream.write_all(&record(&handshake.write())).expect("dipcd reads");
-        let mut answer = [0; 2 + HANDSHAKE_BYTES];
-        stream.read_exact(&mut answer).expect("dipcd answers a proven peer");
-        let message = answer.last_chunk().expect("it is longer than that");
-        handshake.read(message).expect("dipcd proves its key");
-        let (sealer, opener) = handshake.finish(Cipher::AesGcm);
-        Peer { stream, sealer, opener, came: Vec::new(), plain: Vec::new(), greeted: false }
+        wait_until("dipcd answers a proven peer", || {
+            let mut stream = dial(node);
+            let (sealer, opener) = prove(&mut stream).ok()?;
+            let (came, plain) = (Vec::new(), Vec::new());
+            Some(Peer { stream, sealer, opener, came, plain, greeted: false })
+        })
     }
 
     /// A peer that the referee has let in: a new node of the cluster at 127.0.0.1.
     pub fn admitted(referee: &Node) -> Peer {
-        let mut peer = Peer::shake_hands(referee);
-        peer.say_bytes(&honest_hello(referee).encode());
-        peer
+        wait_until("dipcd lets an honest peer in", || {
+            let mut peer = Peer::shake_hands(referee);
+            let mut sealed = Vec::new();
+            peer.sealer.seal(&honest_hello(referee).encode(), &mut sealed);
+            peer.stream.write_all(&sealed).ok()?;
+            // Its own Hello is for whom it has heard in time.
+            while !peer.greeted {
+                peer.take_more().ok()?;
+            }
+            Some(peer)
+        })
     }
 
     /// Says what is no frame.
@@ -149,7 +165,6 @@ impl Peer {
 
     /// The next frame that dipcd says. Its Hello is passed over.
     pub fn hear(&mut self) -> PeerFrame {
-        let mut buffer = [0; 4096];
         loop {
             if self.greeted
                 && let Ok(Some(length)) = frame_length(ByteOrder::Little, &self.plain)
@@ -158,17 +173,26 @@ impl Peer {
                 let frame: Vec<u8> = self.plain.drain(..length).collect();
                 return decode_frame(ByteOrder::Little, &frame).expect("dipcd says frames").0;
             }
-            let length = self.stream.read(&mut buffer).expect("dipcd speaks");
-            assert!(length > 0, "dipcd has closed the link");
-            self.came.extend_from_slice(&buffer[..length]);
-            while let Some(used) = self.opener.open(&self.came, &mut self.plain).expect("sealed") {
-                self.came.drain(..used);
-            }
-            if !self.greeted && self.plain.len() >= Hello::BYTES {
-                self.plain.drain(..Hello::BYTES);
-                self.greeted = true;
-            }
+            self.take_more().expect("dipcd speaks");
         }
+    }
+
+    /// Takes what has come, or comes next; an error when the link is closed.
+    fn take_more(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        let length = self.stream.read(&mut buffer)?;
+        if length == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.came.extend_from_slice(&buffer[..length]);
+        while let Some(used) = self.opener.open(&self.came, &mut self.plain).expect("sealed") {
+            self.came.drain(..used);
+        }
+        if !self.greeted && self.plain.len() >= Hello::BYTES {
+            self.plain.drain(..Hello::BYTES);
+            self.greeted = true;
+        }
+        Ok(())
     }
 }
 

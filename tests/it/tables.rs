@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use dipc_tests::process::wait_until;
 use dipc_tests::skip::is_root;
 use dipc_tests::{Cluster, Node, Puppet};
 
@@ -14,6 +15,15 @@ fn read(node: &Node, program: &str, arguments: &[&str], keys: Option<&str>) -> S
         command.env("DIPC_KEYS", keys);
     }
     node.machine().run(command).expect_success()
+}
+
+/// A table of the cluster with an object of another node in it. Who does not answer in time, as on
+/// a busy machine, has no lines there.
+fn read_with(id: &str, node: &Node, program: &str, arguments: &[&str], keys: &str) -> String {
+    wait_until(&format!("{program} shows {id}"), || {
+        let table = read(node, program, arguments, Some(keys));
+        table.split_whitespace().any(|word| word == id).then_some(table)
+    })
 }
 
 /// The kernel's own table.
@@ -48,7 +58,7 @@ fn tables_show_the_whole_cluster_to_who_has_opted_in() {
     let kernels = here.must("msgget 0 1600"); // private, so not distributed
     let pid = here.process().pid().to_string();
     let node = cluster.node(1);
-    let table = read(node, "cat", &["/proc/sysvipc/msg"], Some("all"));
+    let table = read_with(&far, node, "cat", &["/proc/sysvipc/msg"], "all");
     let by_kernel = natively(node, "/proc/sysvipc/msg");
     assert_eq!(table.lines().next(), by_kernel.lines().next(), "the head");
     assert_eq!(words(&table, &kernels), words(&by_kernel, &kernels));
@@ -79,11 +89,11 @@ fn sets_and_segments_have_lines_too() {
     let node = cluster.node(1);
     let mut kernels = Puppet::on(node);
     let kernels_set = kernels.must("semget 0 1 1600");
-    let table = read(node, "cat", &["/proc/sysvipc/sem"], Some("all"));
+    let table = read_with(&set, node, "cat", &["/proc/sysvipc/sem"], "all");
     assert_eq!(words(&table, &set)[..4], ["42", set.as_str(), "600", "3"], "{table}");
     words(&table, &kernels_set);
     is_aligned(&table, &natively(node, "/proc/sysvipc/sem"));
-    let table = read(node, "cat", &["/proc/sysvipc/shm"], Some("all"));
+    let table = read_with(&segment, node, "cat", &["/proc/sysvipc/shm"], "all");
     let line = words(&table, &segment);
     assert_eq!(line[..4], ["43", segment.as_str(), "600", "5000"], "{table}");
     assert_eq!(line[4..7], [pid.as_str(), pid.as_str(), "1"], "{table}");
@@ -96,12 +106,12 @@ fn programs_read_them_by_every_way_of_opening() {
     let cluster = Cluster::start(2);
     let queue = Puppet::on(cluster.node(2)).must("msgget 44 11600");
     let node = cluster.node(1);
-    let by_ipcs = read(node, "ipcs", &["-q"], Some("44"));
+    let by_ipcs = read_with(&queue, node, "ipcs", &["-q"], "44");
     assert!(by_ipcs.contains(&format!("0x0000002c {queue} ")), "{by_ipcs}");
     let by_shell = "while read line; do echo \"$line\"; done < /proc/sysvipc/msg";
-    words(&read(node, "bash", &["-c", by_shell], Some("44")), &queue);
+    words(&read_with(&queue, node, "bash", &["-c", by_shell], "44"), &queue);
     let by_perl = "open(F, '<', '/proc/sysvipc/msg') or die; print while <F>";
-    words(&read(node, "perl", &["-e", by_perl], Some("44")), &queue);
+    words(&read_with(&queue, node, "perl", &["-e", by_perl], "44"), &queue);
     // Its descriptor is as the program asked for it, and cannot be written.
     let descriptor = "open(F, '<', '/proc/sysvipc/msg') or die; print fileno(F), ' ', \
                       (defined syswrite(F, 'x')) ? 'written' : 'refused'";

@@ -3,16 +3,14 @@
 //! itself is in the differential rows; a lost node is in failures.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
-
 use dipc_tests::process::wait_until;
 use dipc_tests::{Cluster, Node, Puppet};
 use rustix::process::Signal;
 
 const CREATE: &str = "semget 0x5e 2 011600";
 const GET: &str = "semget 0x5e 2 010600";
-/// "At once", on a machine that others use too.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Longer than any test waits: nobody is found out by silence.
+const PATIENT: [(&str, &str); 2] = [("node_timeout", "600"), ("lease", "300")];
 
 fn maker(node: &Node) -> Puppet {
     let mut puppet = Puppet::on(node);
@@ -43,7 +41,8 @@ fn until_no_stand_in(home: &Node) {
 
 /// Three wait for `operation`; one is killed, one gets a signal. `question` asks how many wait.
 fn counted_and_uncounted(operation: &str, question: &str) {
-    let cluster = Cluster::start(2);
+    let builder = PATIENT.iter().fold(Cluster::of(2), |all, (name, value)| all.entry(name, value));
+    let cluster = builder.start();
     let mut owner = maker(cluster.node(1));
     owner.must("setval 0 1");
     let mut waiters: Vec<Puppet> = (0..3).map(|_| user(cluster.node(2))).collect();
@@ -51,15 +50,11 @@ fn counted_and_uncounted(operation: &str, question: &str) {
         waiter.begin(operation);
         until(&mut owner, question, index + 1);
     }
-    let before = Instant::now();
     waiters.remove(1).kill();
     until(&mut owner, question, 2);
-    assert!(before.elapsed() < AT_ONCE, "killed: {:?}", before.elapsed());
-    let before = Instant::now();
     waiters[1].process().signal(Signal::USR1);
     assert_eq!(waiters[1].answer(), Err("EINTR".into()));
     assert_eq!(owner.must(question), "1");
-    assert!(before.elapsed() < AT_ONCE, "interrupted: {:?}", before.elapsed());
     assert_eq!([owner.must("waiters 0"), owner.must("zeros 0")].concat().matches('1').count(), 1);
     owner.must("setval 0 2");
     owner.must("setval 0 0");
@@ -217,9 +212,9 @@ fn a_process_with_locks_at_two_homes_gives_both_back() {
 #[test]
 fn the_locks_of_a_node_that_dies_are_given_back_once() {
     let cluster = Cluster::of(3)
-        .entry("node_timeout", "1")
-        .entry("lease", "0.5")
-        .entry("heartbeat", "0.1")
+        .entry("node_timeout", "4")
+        .entry("lease", "2")
+        .entry("heartbeat", "0.2")
         .start();
     let mut owner = maker(cluster.node(1));
     owner.must("setval 0 2");

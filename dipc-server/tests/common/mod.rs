@@ -16,7 +16,7 @@ use dipc_server::layout::{Geometry, key};
 use dipc_server::sys::Reach;
 
 /// The longest any single answer or end is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the long counts were asked for.
 pub fn is_long() -> bool {
@@ -223,7 +223,7 @@ impl Drop for Server {
         }
         if let Ok(None) = self.child.try_wait() {
             self.signal(rustix::process::Signal::TERM);
-            let until = Instant::now() + Duration::from_secs(5);
+            let until = Instant::now() + PATIENCE;
             while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < until
             {
                 std::thread::sleep(Duration::from_millis(5));

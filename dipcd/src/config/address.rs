@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn many_names_share_one_bound() {
         let hosts = vec![Host::Symbolic("no-such-host.invalid".into()); NAMES_MAX + 1];
-        let (begun, wait) = (Instant::now(), Duration::from_millis(50));
+        let (begun, wait) = (Instant::now(), Duration::from_millis(500));
         let answers = resolve_within(&hosts, wait);
-        // Asked for one after the other, with a bound for each, they might take 12 s.
+        // Asked for one after the other, with a bound for each, they might take two minutes.
         assert!(begun.elapsed() < wait * 100);
         assert_eq!(answers.len(), hosts.len());
         assert!(answers.iter().all(Result::is_err));

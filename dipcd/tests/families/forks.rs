@@ -4,7 +4,7 @@
 
 use dipc_wire::memory::Access;
 
-use crate::node::{Answer, node, page, pattern};
+use crate::node::{Answer, Node, node, page, pattern};
 
 #[test]
 fn a_child_from_before_anything_was_watched_is_found_by_its_sentinel() {
@@ -71,24 +71,31 @@ fn pages_come_and_go_while_programs_fork_and_move_their_mappings() {
     let Some(node) = node(name, 64) else { return };
     let (stormy, _) = node.attached();
     let (steady, _) = node.attached();
-    assert_eq!(stormy.ask("storm"), "done");
-    assert_eq!(stormy.ask("spin 0"), "done");
-    for round in 1..1000u64 {
-        {
-            let mut segment = node.segment();
-            node.mappings.protect(page(0)).unwrap();
-            node.mappings.file().read(0, &mut segment.buffer).unwrap();
-            node.mappings.punch(page(0)).unwrap();
-            node.mappings.fill(page(0), &segment.buffer).unwrap();
-            node.mappings.open(page(0));
+    // Once, or more often where a busy machine keeps the program from its storm.
+    let stormed = (0..50).any(|_| {
+        assert_eq!(stormy.ask("storm"), "done");
+        assert_eq!(stormy.ask("spin 0"), "done");
+        for round in 1..1000 {
+            bring_anew(&node);
+            assert_eq!(steady.number(&format!("store 8 {round}")), round);
         }
-        assert_eq!(steady.number(&format!("store 8 {round}")), round);
-    }
-    let told = stormy.ask("still");
-    let told: Vec<u64> = told.split(' ').map(|word| word.parse().unwrap()).collect();
-    assert_eq!(stormy.number("load 0"), told[1], "a store was lost, or made twice");
-    assert_eq!(stormy.number("load 8"), 999);
-    assert!(told[2] > 10, "it did not storm: {told:?}");
+        let told = stormy.ask("still");
+        let told: Vec<u64> = told.split(' ').map(|word| word.parse().unwrap()).collect();
+        assert_eq!(stormy.number("load 0"), told[1], "a store was lost, or made twice");
+        assert_eq!(stormy.number("load 8"), 999);
+        told[2] > 10
+    });
+    assert!(stormed, "it did not storm");
+}
+
+/// Takes the first page away, and brings it again.
+fn bring_anew(node: &Node) {
+    let mut segment = node.segment();
+    node.mappings.protect(page(0)).unwrap();
+    node.mappings.file().read(0, &mut segment.buffer).unwrap();
+    node.mappings.punch(page(0)).unwrap();
+    node.mappings.fill(page(0), &segment.buffer).unwrap();
+    node.mappings.open(page(0));
 }
 
 #[test]

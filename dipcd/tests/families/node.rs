@@ -19,8 +19,9 @@ use dipcd::sys::buffer::LockedBuffer;
 use crate::program::Program;
 
 pub const PAGE: u64 = 4096;
-const DEADLINE: Duration = Duration::from_secs(20);
-pub const PATIENCE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a program may stand still that has a page to give.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is done about faults of a page; served if nothing is said.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -79,7 +79,11 @@ fn nothing_is_stored_after_a_page_was_protected_and_nothing_stored_before_is_los
     for (program, word) in programs.iter().zip(["spin 0", "spin 64"]) {
         assert_eq!(program.ask(word), "done");
     }
-    for round in 0..rounds {
+    let word = |at: usize| u64::from_ne_bytes(content(&node)[at..at + 8].try_into().unwrap());
+    // On a busy machine a program may stand still for a while.
+    let have_run = || word(0) > rounds && word(64) > rounds;
+    let goes_on = |round: &u64| *round < rounds || *round < 500 * rounds && !have_run();
+    for round in (0..).take_while(goes_on) {
         {
             let mut segment = node.segment();
             node.mappings.protect(page(0)).unwrap();
@@ -101,9 +105,8 @@ fn nothing_is_stored_after_a_page_was_protected_and_nothing_stored_before_is_los
     let spun = programs.iter().map(|program| program.ask("still"));
     let spun: Vec<u64> =
         spun.map(|text| text.split(' ').next().unwrap().parse().unwrap()).collect();
-    let word = |at: usize| u64::from_ne_bytes(content(&node)[at..at + 8].try_into().unwrap());
     assert_eq!(spun, [word(0), word(64)]);
-    assert!(spun.iter().all(|count| *count > rounds), "they did not run: {spun:?}");
+    assert!(have_run(), "they did not run: {spun:?}");
 }
 
 #[test]

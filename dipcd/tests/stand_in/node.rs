@@ -24,7 +24,7 @@ use dipcd::objects::{ObjectRecord, ObjectState, ObjectTable};
 use dipcd::sys::{ipc, packets};
 
 /// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program that is tested.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dipcd");
 /// The key that all objects here have.

@@ -20,7 +20,8 @@ int main(void)
         errno = 0;
         CHECK(semtimedop(set, &down, 1, &wait) == -1 && errno == EAGAIN, "semtimedop");
         long ms = elapsed_ms(start);
-        CHECK(ms >= waits_ms[i] && ms < waits_ms[i] + 2000, "%ld ms for %ld", ms, waits_ms[i]);
+        /* On a busy machine it may end late; if never, the alarm does. */
+        CHECK(ms >= waits_ms[i], "%ld ms for %ld", ms, waits_ms[i]);
     }
     CHECK(trap_op(set, 0, 1, 0) == 0 && semctl(set, 0, GETVAL) == 1, "a wait went on");
     struct timespec wait = { 5, 0 };
