@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dipc_wire::ids::NodeId;
@@ -25,8 +26,9 @@ use dipc_wire::keeper::{FromKeeper, Held, StandIn, ToKeeper};
 
 use crate::clock::now_ms;
 use crate::log::{self, Verbosity};
+use crate::memory::families::Patience;
 use crate::memory::leases::Leases;
-use crate::memory::revoke::{self, Holdings, Stopped};
+use crate::memory::revoke::{self, Holdings, Left, Stopped};
 use crate::privileges;
 use crate::stand_in::{self, Start, Started};
 use crate::sys::packets;
@@ -42,7 +44,7 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How long a dipcd may leave an answer unread.
 const SEND_WAIT: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 16;
-/// How long after its end a lease is left to dipcd.
+/// How long after its end a lease is left to a dipcd that is about to start.
 const GRACE_MS: u64 = 60;
 
 /// Becomes the keeper of `state_dir`: returns once a keeper runs in the background, which may be
@@ -200,16 +202,27 @@ impl Keeper {
     fn first_lease_ms(&self) -> Option<u64> {
         let leases = self.leases.as_ref()?;
         let homes = revoke::homes(&self.held).filter(|home| !leases.is_ended(*home));
-        homes.map(|home| leases.ends_ms(home) + GRACE_MS).min()
+        homes.map(|home| self.due_ms(leases, home)).min()
+    }
+
+    /// When we end a lease. A dipcd that is at it is given time.
+    fn due_ms(&self, leases: &Leases, home: NodeId) -> u64 {
+        let ends_ms = leases.ends_ms(home);
+        match self.dipcd {
+            Dipcd::Connected(..) => {
+                let grace_ms = u64::try_from(leases.grace().as_millis()).unwrap_or(GRACE_MS);
+                ends_ms.max(leases.worked_ms()) + grace_ms
+            }
+            Dipcd::Awaited | Dipcd::Gone => ends_ms + GRACE_MS,
+        }
     }
 
     /// Ends the leases that dipcd should have ended. It stands still meanwhile: two at it would
     /// spoil what is recorded.
     fn end_leases(&self) {
         let Some(leases) = &self.leases else { return };
-        let is_due =
-            |home: &NodeId| !leases.is_ended(*home) && leases.ends_ms(*home) + GRACE_MS <= now_ms();
-        let due: BTreeSet<_> = revoke::homes(&self.held).filter(is_due).collect();
+        let mut tried = BTreeSet::new();
+        let mut due = self.due(leases, &tried);
         if due.is_empty() {
             return;
         }
@@ -218,15 +231,47 @@ impl Keeper {
             Dipcd::Awaited | Dipcd::Gone => None,
         };
         leases.intervene();
-        for home in due {
-            let ends_ms = leases.ends_ms(home);
-            tracing::warn!(op = "lease", peer = %home, "over; its pages are taken away");
-            match revoke::end_lease(&self.state_dir, &self.held, home, leases.patience()) {
-                Ok(()) => leases.set_ended(home, ends_ms),
-                Err(error) => tracing::error!(op = "lease", peer = %home, %error),
+        let patience = Arc::new(Patience::new(leases.patience()));
+        patience.hurry();
+        let mut left = Vec::new();
+        loop {
+            for home in &due {
+                left.extend(self.end_lease(leases, *home, &patience));
             }
+            tried.append(&mut due);
+            // What has time comes after what has none.
+            let Some(file) = left.last_mut() else { break };
+            if !file.put_some_aside() {
+                left.pop();
+            }
+            due = self.due(leases, &tried);
         }
         drop(stopped);
+    }
+
+    /// Whose leases are to be ended now.
+    fn due(&self, leases: &Leases, but_for: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let is_due = |home: &NodeId| {
+            !leases.is_ended(*home)
+                && !but_for.contains(home)
+                && self.due_ms(leases, *home) <= now_ms()
+        };
+        revoke::homes(&self.held).filter(is_due).collect()
+    }
+
+    fn end_lease(&self, leases: &Leases, home: NodeId, patience: &Arc<Patience>) -> Vec<Left> {
+        let ends_ms = leases.ends_ms(home);
+        tracing::warn!(op = "lease", peer = %home, "over; its pages are taken away");
+        match revoke::end_lease(&self.state_dir, &self.held, home, patience) {
+            Ok(left) => {
+                leases.set_ended(home, ends_ms);
+                left
+            }
+            Err(error) => {
+                tracing::error!(op = "lease", peer = %home, %error);
+                Vec::new()
+            }
+        }
     }
 
     /// Waits for something to do. What an earlier dipcd has sent counts before a new connection,

@@ -86,7 +86,7 @@ pub fn start(settings: Settings, config: Config) -> io::Result<(Arc<Daemon>, Loc
     let keep = Arc::new(keep);
     let home = Home::open(&config.state_dir)?;
     let memory = Memory::new(keep.clone(), home.segments.clone(), links.own_number())?;
-    memory.open_families()?;
+    memory.open_families(&config.liveness)?;
     let daemon = Arc::new(Daemon {
         order: options.order,
         incarnation,
@@ -362,7 +362,7 @@ fn tick(daemon: &Arc<Daemon>) {
         }
         daemon.dial_all();
         daemon.refusals.settle();
-        daemon.memory.nudge(&liveness);
+        daemon.memory.nudge();
         daemon.keep.look();
         daemon.pause(liveness.heartbeat);
     }

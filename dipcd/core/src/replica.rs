@@ -39,8 +39,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use dipc_wire::memory::{Access, PageNo, ToHome, ToReplica};
 
 use crate::copies::{CopyStep, Failure, Place, Records, Runs};
+use crate::directory::LostPage;
 use crate::read_ahead::ReadAhead;
-pub use links::revoke;
+pub use links::{Round, revoke};
 pub use record::{Copy, CopyRecord};
 use step::Step;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub shm_timeout_ms: Option<u64>,
     /// The longest window of read-ahead, in pages; 0 for none (`transfer_mode = segment`).
     pub ahead_max: u16,
+    /// What home gives others of a page that this node owns, when it is lost.
+    pub lost_page: LostPage,
 }
 
 /// What happens to a replica.
@@ -131,7 +134,8 @@ pub enum Effect {
         reason: Breach,
     },
     /// There is more to do than one step should: say [`Event::Continue`] soon, perhaps after other
-    /// events; after `LeaseEnded` at once. At most one is owed at a time.
+    /// events; after `LeaseEnded` at once until [`Replica::is_closed`]. At most one is owed at a
+    /// time.
     Continue,
 }
 
@@ -183,8 +187,8 @@ enum Lease {
     /// It runs again, but what was owned before is not to be used until home has said that it
     /// still counts.
     Doubted,
-    /// It is over. Access is taken away from here on, unless that is done.
-    Over(Option<PageNo>),
+    /// It is over. Access is taken away in this round, from here on, unless that is done.
+    Over(Option<(Round, PageNo)>),
 }
 
 /// What programs wait for.
@@ -282,8 +286,8 @@ impl Replica {
             Event::HomeLost => self.home_lost(&mut step),
             Event::LeaseEnded => self.lease_ended(&mut step),
             Event::LeaseRestored => {
-                while let Lease::Over(Some(from)) = self.lease {
-                    self.revoke(from, &mut step);
+                while let Lease::Over(Some(at)) = self.lease {
+                    self.revoke(at, &mut step);
                 }
                 if let Lease::Over(None) = self.lease {
                     self.lease = Lease::Doubted;
@@ -298,6 +302,21 @@ impl Replica {
     /// Whether it has begun to leave for good: who attaches now has to wait until it has left.
     pub fn has_said_goodbye(&self) -> bool {
         matches!(self.leaving, Leaving::Drops(_) | Leaving::Said | Leaving::Gone)
+    }
+
+    /// Whether the lease is over and nothing can be read here any more that home may have given to
+    /// others: the rest of [`Effect::Continue`] has time.
+    pub fn is_closed(&self) -> bool {
+        match self.lease {
+            Lease::Over(None) => true,
+            Lease::Over(Some((Round::Owned, _))) => self.config.lost_page == LostPage::Sigbus,
+            _ => false,
+        }
+    }
+
+    /// Whether what is owned may be written: the lease runs.
+    pub fn lease_runs(&self) -> bool {
+        self.lease == Lease::Runs
     }
 
     /// For how many pages programs wait.
@@ -338,7 +357,7 @@ impl Replica {
             return;
         }
         if self.link == Link::Lost {
-            return step.copy(CopyStep::Fail { page, failure: Failure::Gone });
+            return step.fail(page, Failure::Gone);
         }
         let since_ms = step.now_ms;
         let new = Waiting { wanted: access, asked: None, since_ms };
@@ -378,7 +397,7 @@ impl Replica {
     }
 
     /// `employer_shm_timeout`.
-    fn tick<R>(&mut self, step: &mut Step<'_, R>) {
+    fn tick<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
         if self.timer_ms.is_none_or(|timer_ms| step.now_ms < timer_ms) {
             return;
         }
@@ -387,7 +406,7 @@ impl Replica {
         self.waiting.retain(|page, waiting| {
             let waits = step.now_ms < waiting.since_ms + timeout_ms;
             if !waits {
-                step.copy(CopyStep::Fail { page: *page, failure: Failure::TimedOut });
+                step.fail(*page, Failure::TimedOut);
             }
             waits
         });

@@ -271,6 +271,7 @@ impl Node {
             frame_pages: 2,
             shm_timeout_ms: Some(30_000),
             ahead_max: 64,
+            lost_page: LostPage::Sigbus,
         };
         let records = Table::new(3);
         let machine = replica::Replica::start(config, &records, |_| ());
@@ -326,7 +327,8 @@ fn replica_states() -> Vec<(&'static str, Node)> {
     let kept = owned.clone().and_hears(recall(6, Write));
     let nothing =
         shared.clone().and_hears(ToReplica::Invalidate { page: PAGE, number: GrantNo(6) });
-    let fenced = owned.clone().and(LeaseEnded);
+    let ending = owned.clone().and(LeaseEnded);
+    let fenced = ending.clone().and(replica::Event::Continue).and(replica::Event::Continue);
     let doubted = fenced.clone().and(LinkUp).and(LeaseRestored);
     vec![
         ("never here", never.clone()),
@@ -341,6 +343,8 @@ fn replica_states() -> Vec<(&'static str, Node)> {
         ("kept aside, awaited for reading", kept.clone().faults(Read)),
         ("kept aside, and the link is down", kept.clone().and(LinkDown)),
         ("read, home may not have it, and the link is down", sole.and(LinkDown)),
+        ("owned, and the lease has just ended", ending.clone()),
+        ("owned, and the lease has just ended, awaited", ending.faults(Write)),
         ("owned, and the lease is over", fenced.clone()),
         ("owned, and the lease is over, awaited", fenced.faults(Read)),
         ("owned, and home has not said that it counts", doubted.clone()),

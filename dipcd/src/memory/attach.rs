@@ -31,6 +31,7 @@ use super::pager::bounds::Bounds;
 use super::pager::content::Contents;
 use super::pager::replica_side::ReplicaSide;
 use super::pager::segment::{Locked, Segment};
+use super::revocation;
 use super::segments::{Holder, Users};
 use crate::accounts::own_account;
 use crate::clock::Deadline;
@@ -88,6 +89,9 @@ pub fn attach(
     let caller = program.caller;
     let attachment = ask(daemon, home, caller, id, flags, deadline)?;
     let (segment, mappings) = memory.enter(daemon, home, id, &attachment, (caller, flags))?;
+    if home != daemon.links.me() {
+        revocation::check(memory, id, mm, daemon.config().lost_page)?;
+    }
     let fd = mappings.file().for_program().map_err(|_| SysvError::ENOMEM)?;
     let number = AttachmentNo(memory.last_attachment.fetch_add(1, Ordering::Relaxed) + 1);
     let pid = program.pid;

@@ -15,7 +15,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use dipc_wire::client::{Mm, Trap};
 use dipc_wire::keeper::Held;
@@ -31,10 +30,12 @@ mod family;
 mod housekeeper;
 mod mappings;
 pub mod means;
+mod patience;
 mod space;
 mod take_over;
 
 pub use mappings::{Attachment, Mappings};
+pub use patience::Patience;
 pub use space::Process;
 
 use family::Family;
@@ -110,8 +111,7 @@ impl TrapStore for Keep {
 struct Registry {
     store: Arc<dyn TrapStore>,
     faults: Arc<dyn Faults>,
-    /// How long a program may keep a page from being taken away.
-    patience: Duration,
+    patience: Arc<Patience>,
     families: Mutex<HashMap<Mm, Arc<Family>>>,
     files: Mutex<HashMap<FileId, Weak<Mappings>>>,
     /// Without a bound of its own: there is at most one for each address space and each notice of
@@ -222,7 +222,7 @@ impl Families {
     pub fn new(
         store: Arc<dyn TrapStore>,
         faults: Arc<dyn Faults>,
-        patience: Duration,
+        patience: Arc<Patience>,
     ) -> io::Result<Families> {
         let (errands, to_do) = crossbeam_channel::unbounded();
         let registry = Arc::new(Registry {
@@ -248,6 +248,11 @@ impl Families {
         Userfaultfd::try_one().map(drop)
     }
 
+    /// How long programs may keep pages from being taken away.
+    pub fn patience(&self) -> &Patience {
+        &self.registry.patience
+    }
+
     /// A file that is about to be mapped, or is already after a restart.
     pub fn mappings(&self, file: Arc<ReplicaFile>) -> Arc<Mappings> {
         let id = file.id();
@@ -265,7 +270,7 @@ impl Families {
             Userfaultfd::take(&fd)?;
         }
         let (fd, mm) = (Arc::new(fd), self.registry.new_mm());
-        let means = Means::adopt(trap, fd.clone(), self.registry.patience);
+        let means = Means::adopt(trap, fd.clone(), &self.registry.patience);
         introduce(&means, mm, sentinel)?;
         let space =
             AddressSpace { process: Some(process), ..AddressSpace::new(mm, means, sentinel) };
@@ -365,6 +370,12 @@ impl Families {
             }
             lost
         })
+    }
+
+    /// By which trap the pages of an address space are served.
+    pub fn trap_of(&self, mm: Mm) -> Option<Trap> {
+        let family = self.registry.family_of(mm)?;
+        family.with(|state| state.place_of(mm).map(|at| state.spaces[at].means.trap()))
     }
 
     /// Which file is at an address, and where in it: `Call::Touched`.

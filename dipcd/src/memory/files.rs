@@ -152,6 +152,22 @@ impl ReplicaFile {
         present(self.content.as_fd(), span)
     }
 
+    /// The pieces in which some page is there; those side by side as one.
+    pub fn used(&self, span: Span, bytes_max: u64) -> io::Result<Vec<Span>> {
+        let mut used: Vec<Span> = Vec::new();
+        for piece in span.pieces(bytes_max) {
+            let known = used.last_mut().filter(|last| last.end() == piece.offset);
+            match (next_data(self.content.as_fd(), piece.offset)?, known) {
+                // Nothing behind it.
+                (None, _) => break,
+                (Some(data), _) if data >= piece.end() => {}
+                (Some(_), Some(last)) => last.bytes += piece.bytes,
+                (Some(_), None) => used.push(piece),
+            }
+        }
+        Ok(used)
+    }
+
     /// Copies what there is of a part to the file aside, which has nothing else there then.
     pub fn keep_aside(&self, span: Span) -> io::Result<()> {
         self.drop_aside(span)?;
@@ -264,15 +280,19 @@ fn punch(file: BorrowedFd<'_>, span: Span) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the next page is that is there.
+fn next_data(file: BorrowedFd<'_>, from: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Err(Errno::NXIO) => Ok(None),
+        data => Ok(Some(data?)),
+    }
+}
+
 fn present(file: BorrowedFd<'_>, span: Span) -> io::Result<Vec<Span>> {
     let mut runs = Vec::new();
     let mut at = span.offset;
     while at < span.end() {
-        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            // Nothing behind it.
-            Err(Errno::NXIO) => break,
-            data => data?,
-        };
+        let Some(data) = next_data(file, at)? else { break };
         let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
         runs.extend(Span { offset: data, bytes: hole - data }.and(span));
         at = hole;
@@ -336,6 +356,10 @@ mod tests {
         }
         assert_eq!(file.present(file.span()).unwrap(), [pages(1, 2), pages(9, 1)]);
         assert_eq!(file.present(pages(2, 6)).unwrap(), [pages(2, 1)]);
+
+        let used = |pieces: u64| file.used(pages(0, 12), pieces * PAGE).unwrap();
+        assert_eq!(used(2), [pages(0, 4), pages(8, 2)]);
+        assert_eq!(used(8), [pages(0, 12)]);
 
         file.write_aside(3 * PAGE, &buffer).unwrap();
         file.keep_aside(pages(2, 10)).unwrap();

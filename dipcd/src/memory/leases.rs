@@ -7,6 +7,7 @@
 //! word N         the end of the lease of home N, in milliseconds of CLOCK_BOOTTIME; 0: none yet
 //! word 64 + N    the end of the lease that was ended: access to that home's pages is taken away
 //! word 129       how long taking access away may last, in milliseconds; 0: not said yet
+//! word 130       when dipcd did some of it last
 //! ```
 #![forbid(unsafe_code)]
 
@@ -22,9 +23,16 @@ use crate::sys::words::Words;
 
 const FILE_NAME: &str = "leases";
 const NODES: usize = NODES_MAX as usize;
-/// A helper thread on a busy machine has been seen to take 200 ms.
-const PATIENCE_MAX: Duration = Duration::from_millis(500);
-const PATIENCE_MIN: Duration = Duration::from_millis(50);
+const ROOM: usize = 1 + 2 * NODES;
+const WORKED: usize = ROOM + 1;
+/// What is left of `node_timeout` after a lease while nobody has said it.
+const ROOM_UNSAID: Duration = Duration::from_secs(1);
+/// A helper thread on a busy machine has been seen to take 200 ms; and a page is not kept so long
+/// that its home closes the link (`shm_ak_timeout`).
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
+const GRACE_MIN: Duration = Duration::from_millis(60);
+const GRACE_MAX: Duration = Duration::from_millis(500);
 
 /// The leases of this node.
 #[derive(Debug)]
@@ -33,7 +41,7 @@ pub struct Leases(Words);
 impl Leases {
     /// Opens those in a directory, or makes them.
     pub fn open(dir: &Path) -> io::Result<Leases> {
-        Words::open(&dir.join(FILE_NAME), 2 + 2 * NODES).map(Leases)
+        Words::open(&dir.join(FILE_NAME), WORKED + 1).map(Leases)
     }
 
     /// Home has answered a heartbeat that was sent at `sent_ms`. `true` if its lease was over.
@@ -69,16 +77,41 @@ impl Leases {
     /// What is left between the end of a lease and the time when its home gives the pages away.
     pub fn set_room(&self, room: Duration) {
         let room_ms = u64::try_from(room.as_millis()).unwrap_or(u64::MAX);
-        self.0.set(1 + 2 * NODES, room_ms.max(1));
+        self.0.set(ROOM, room_ms.max(1));
     }
 
-    /// How long one program may take of that: half of it, as the others come after it, and what
-    /// their pages hold is to be copied.
-    pub fn patience(&self) -> Duration {
-        match self.0.get(1 + 2 * NODES) {
-            0 => PATIENCE_MAX,
-            room_ms => Duration::from_millis(room_ms / 2).clamp(PATIENCE_MIN, PATIENCE_MAX),
+    fn room(&self) -> Duration {
+        match self.0.get(ROOM) {
+            0 => ROOM_UNSAID,
+            room_ms => Duration::from_millis(room_ms),
         }
+    }
+
+    /// How long one program may take of that: half of it. At the end of a lease all of them
+    /// together may.
+    pub fn patience(&self) -> Duration {
+        (self.room() / 2).clamp(PATIENCE_MIN, PATIENCE_MAX)
+    }
+
+    /// For how long the keeper looks on while dipcd does nothing about a lease that is over.
+    pub fn grace(&self) -> Duration {
+        (self.room() / 8).clamp(GRACE_MIN, GRACE_MAX)
+    }
+
+    /// What is left for the pages themselves, if programs are given time to obey, or need none.
+    pub fn room_for_pages(&self, by_helpers: bool) -> Duration {
+        let obeying = if by_helpers { self.patience() } else { Duration::ZERO };
+        self.room().saturating_sub(self.grace() + obeying)
+    }
+
+    /// dipcd is at it: the keeper need not step in yet.
+    pub fn works(&self) {
+        self.0.set(WORKED, now_ms());
+    }
+
+    /// When dipcd was at it last.
+    pub fn worked_ms(&self) -> u64 {
+        self.0.get(WORKED)
     }
 
     /// How often the keeper has stepped in. A step of a machine in which it does is worth nothing.
@@ -116,10 +149,26 @@ mod tests {
         keeper.intervene();
         assert!(leases.is_ended(home));
         assert_eq!(leases.interventions(), 1);
-        assert_eq!(keeper.patience(), PATIENCE_MAX, "nobody has said");
-        leases.set_room(Duration::from_millis(490));
-        assert_eq!(keeper.patience(), Duration::from_millis(245));
-        leases.set_room(Duration::ZERO);
-        assert_eq!(keeper.patience(), PATIENCE_MIN);
+        leases.works();
+        assert!(keeper.worked_ms() <= now_ms() && keeper.worked_ms() > 0);
+    }
+
+    #[test]
+    fn what_is_left_of_node_timeout_is_shared_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let leases = Leases::open(dir.path()).unwrap();
+        let ms = Duration::from_millis;
+        assert_eq!(leases.patience(), ms(500), "nobody has said");
+        // node_timeout and lease by default, at least, and long.
+        for (room, patience, grace, pages, with_helpers) in [
+            (1940, 970, 242, 1697, 727),
+            (200, 100, 60, 140, 40),
+            (60_000, 5000, 500, 59_500, 54_500),
+        ] {
+            leases.set_room(ms(room));
+            assert_eq!((leases.patience(), leases.grace().as_millis()), (ms(patience), grace));
+            assert_eq!(leases.room_for_pages(false).as_millis(), pages);
+            assert_eq!(leases.room_for_pages(true).as_millis(), with_helpers);
+        }
     }
 }

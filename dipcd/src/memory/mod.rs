@@ -20,6 +20,7 @@ pub mod pager;
 pub mod process_maps;
 pub mod records;
 pub mod recover;
+pub mod revocation;
 pub mod revoke;
 pub mod segments;
 pub mod sleepers;

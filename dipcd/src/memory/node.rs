@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dipc_core::directory::Directory;
 use dipc_core::replica;
@@ -20,7 +20,7 @@ use dipc_wire::memory::{Access, Replica};
 use dipc_wire::sysv::SysvError;
 
 use super::attach::Pending;
-use super::families::{Ended, Families, Fault, Faults, Mappings};
+use super::families::{Ended, Families, Fault, Faults, Mappings, Patience};
 use super::files::ReplicaFile;
 use super::geometry::Geometry;
 use super::leases::Leases;
@@ -37,10 +37,6 @@ use super::segments::Segments;
 use crate::clock::{Deadline, now_ms};
 use crate::config::{Liveness, ShmSignals};
 use crate::keep::Keep;
-
-/// How long a stopped program of the mprotect trap may keep a page: less than what is left of
-/// `node_timeout` after a lease.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two looks of a call that waits for a page.
 const WAIT: Duration = Duration::from_secs(1);
@@ -99,9 +95,13 @@ impl Memory {
         }))
     }
 
-    /// Begins to serve programs.
-    pub fn open_families(self: &Arc<Self>) -> io::Result<()> {
-        let families = Families::new(self.keep.clone(), self.clone(), PATIENCE)?;
+    /// Begins to serve programs. The keeper hears how long it may take to end a lease.
+    pub fn open_families(self: &Arc<Self>, liveness: &Liveness) -> io::Result<()> {
+        let lease = liveness.lease + liveness.lease / 50;
+        let leases = &self.shared.leases;
+        leases.set_room(liveness.node_timeout.saturating_sub(lease));
+        let patience = Arc::new(Patience::new(leases.patience()));
+        let families = Families::new(self.keep.clone(), self.clone(), patience)?;
         self.families.get_or_init(|| families);
         Ok(())
     }
@@ -334,8 +334,28 @@ impl Memory {
         if !leases.is_over(home) {
             return self.shared.timers.set(Machine::Lease(home), ends_ms);
         }
-        self.all_of(home).iter().for_each(|segment| segment.lock().look_at_lease());
+        let began = Instant::now();
+        let patience = self.families().patience();
+        patience.hurry();
+        leases.works();
+        let all = self.all_of(home);
+        // Writing ends everywhere first: that is soon done.
+        for segment in &all {
+            segment.lock().look_at_lease();
+            leases.works();
+        }
+        for segment in &all {
+            // Its lock goes in between.
+            while segment.lock().close_some() {
+                leases.works();
+            }
+        }
+        patience.relax();
         leases.set_ended(home, ends_ms);
+        if !all.is_empty() {
+            tracing::info!(op = "lease", peer = %home, took = ?began.elapsed(),
+                "over; its pages are taken away");
+        }
     }
 
     /// Waits until the pages of a home may be used; `false` at the deadline.
@@ -353,12 +373,9 @@ impl Memory {
         all
     }
 
-    /// Now and then: see [`super::pager::timers::Timers::nudge`]. The keeper hears how long it may
-    /// take to end a lease.
-    pub fn nudge(&self, liveness: &Liveness) {
+    /// Now and then: see [`super::pager::timers::Timers::nudge`].
+    pub fn nudge(&self) {
         self.shared.timers.nudge();
-        let lease = liveness.lease + liveness.lease / 50;
-        self.shared.leases.set_room(liveness.node_timeout.saturating_sub(lease));
     }
 
     /// Has a page opened to one program of the mprotect trap; waits until the replica holds it.

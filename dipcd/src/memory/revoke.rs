@@ -15,14 +15,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dipc_core::copies::{CopyStep, Records, Source};
-use dipc_core::replica::{Effect, revoke};
+use dipc_core::copies::{CopyStep, Source};
+use dipc_core::replica::{Effect, Round, revoke};
 use dipc_wire::ids::NodeId;
 use dipc_wire::keeper::{Held, SegmentFile};
 use dipc_wire::memory::PageNo;
 
-use super::families::Process;
 use super::families::means::Means;
+use super::families::{Patience, Process};
 use super::files::{FileId, ReplicaFile};
 use super::geometry::Geometry;
 use super::leases::Leases;
@@ -95,22 +95,78 @@ pub fn leases(state_dir: &Path) -> io::Result<Leases> {
     Leases::open(state_dir)
 }
 
-/// Takes access to all pages of a home away. A helper thread has `patience` to close them.
+/// Takes away what programs may not use any more of a home's pages. What is left of them has time.
 pub fn end_lease(
     state_dir: &Path,
     held: &Holdings,
     home: NodeId,
-    patience: Duration,
-) -> io::Result<()> {
+    patience: &Arc<Patience>,
+) -> io::Result<Vec<Left>> {
     let files = files_of(held, home)?;
     protect(held, &files, patience)?;
-    for file in files {
-        let dir = dir_of(&state_dir.join(DIRECTORY), file.name().id);
+    Ok(files.into_iter().filter_map(|file| closed(state_dir, file)).collect())
+}
+
+/// A file of which nobody reads any more what others may have. Where the records cannot be read it
+/// is emptied: rather nothing than what is another's.
+fn closed(state_dir: &Path, file: ReplicaFile) -> Option<Left> {
+    let (name, whole) = (file.name(), file.span());
+    let closed = Left::of(state_dir, &file).and_then(|mut left| {
+        while left.take_some(Round::Readable)? {}
+        left.from = PageNo(0);
+        Ok(left)
+    });
+    closed
+        .map_err(|error| {
+            let punched = file.punch(whole).is_ok();
+            tracing::error!(op = "lease", id = %name.id, replica = name.replica.0, %error, punched);
+        })
+        .ok()
+}
+
+/// What a node owns of a file when the lease is over: nobody writes it, and it is to lie aside.
+pub struct Left {
+    file: ReplicaFile,
+    geometry: Geometry,
+    records: CopyRecords,
+    from: PageNo,
+}
+
+impl Left {
+    fn of(state_dir: &Path, file: &ReplicaFile) -> io::Result<Left> {
+        let name = file.name();
+        let dir = dir_of(&state_dir.join(DIRECTORY), name.id);
         let geometry = read_geometry(&dir)?;
-        let records = CopyRecords::open(&dir, file.name().replica, geometry.pages)?;
-        put_aside(&file, &geometry, &records)?;
+        let records = CopyRecords::open(&dir, name.replica, geometry.pages)?;
+        let file = ReplicaFile::adopt(name, file.content().clone(), file.aside().clone())?;
+        Ok(Left { file, geometry, records, from: PageNo(0) })
     }
-    Ok(())
+
+    /// Puts some of it aside; `false` when nothing is left.
+    pub fn put_some_aside(&mut self) -> bool {
+        self.take_some(Round::Owned).unwrap_or_else(|error| {
+            let name = self.file.name();
+            tracing::error!(op = "lease", id = %name.id, replica = name.replica.0, %error);
+            false
+        })
+    }
+
+    /// What was there lies aside afterwards, or is no more, and whoever touches it waits. Whether
+    /// there is more to do.
+    fn take_some(&mut self, round: Round) -> io::Result<bool> {
+        let mut effects = Vec::new();
+        let pages = self.geometry.pages;
+        let next = revoke(round, self.from, pages, &self.records, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Record { page, record } => self.records.set(page, &record),
+                Effect::Copy(step) => carry_out(&self.file, &self.geometry, &step)?,
+                _ => {}
+            }
+        }
+        self.from = next.unwrap_or(self.from);
+        Ok(next.is_some())
+    }
 }
 
 fn files_of(held: &Holdings, home: NodeId) -> io::Result<Vec<ReplicaFile>> {
@@ -127,7 +183,7 @@ fn files_of(held: &Holdings, home: NodeId) -> io::Result<Vec<ReplicaFile>> {
 }
 
 /// Nobody writes to these files any more.
-fn protect(held: &Holdings, files: &[ReplicaFile], patience: Duration) -> io::Result<()> {
+fn protect(held: &Holdings, files: &[ReplicaFile], patience: &Arc<Patience>) -> io::Result<()> {
     let ids: Vec<FileId> = files.iter().map(ReplicaFile::id).collect();
     let traps = traps(held, patience)?;
     for pid in process_maps::processes()? {
@@ -150,7 +206,7 @@ struct Known {
     means: Means,
 }
 
-fn traps(held: &Holdings, patience: Duration) -> io::Result<Vec<Known>> {
+fn traps(held: &Holdings, patience: &Arc<Patience>) -> io::Result<Vec<Known>> {
     let mut traps = Vec::new();
     for (name, fd) in held {
         let Held::Trap { mm, trap, sentinel } = name else { continue };
@@ -170,23 +226,6 @@ fn protect_in(pid: u32, maps: &Maps, mapped: &[Mapping], traps: &[Known]) -> boo
         Some(trap) => mapped.iter().all(|mapping| trap.means.protect(mapping.pages).is_ok()),
         None => mapped.iter().all(|mapping| mapping.permission == Permission::CLOSED),
     }
-}
-
-/// What was there lies aside afterwards, and whoever touches it waits.
-fn put_aside(file: &ReplicaFile, geometry: &Geometry, records: &CopyRecords) -> io::Result<()> {
-    let (mut effects, mut from) = (Vec::new(), PageNo(0));
-    while let Some(page) = records.next(from).filter(|page| page.0 < geometry.pages) {
-        revoke(page, records.get(page), &mut effects);
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Record { page, record } => records.set(page, &record),
-                Effect::Copy(step) => carry_out(file, geometry, &step)?,
-                _ => {}
-            }
-        }
-        from = PageNo(page.0 + 1);
-    }
-    Ok(())
 }
 
 fn carry_out(file: &ReplicaFile, geometry: &Geometry, step: &CopyStep) -> io::Result<()> {

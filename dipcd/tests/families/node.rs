@@ -12,7 +12,7 @@ use dipc_wire::client::{Mm, Trap};
 use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::keeper::{Held, SegmentFile};
 use dipc_wire::memory::{Access, Replica};
-use dipcd::memory::families::{Ended, Families, Fault, Faults, Mappings, Process, TrapStore};
+use dipcd::memory::families::{Ended, Families, Fault, Faults, Mappings, Patience, Process, TrapStore};
 use dipcd::memory::files::{ReplicaFile, Span};
 use dipcd::sys::buffer::LockedBuffer;
 
@@ -146,7 +146,8 @@ impl Node {
             ended: Vec::new(),
         };
         let pager = Arc::new(Pager { segment: Mutex::new(segment), news: Condvar::new() });
-        let families = Families::new(store.clone(), pager.clone(), PATIENCE).unwrap();
+        let patience = Arc::new(Patience::new(PATIENCE));
+        let families = Families::new(store.clone(), pager.clone(), patience).unwrap();
         let mappings = families.mappings(file);
         Node { families, mappings, store, pager }
     }

@@ -6,7 +6,7 @@ use dipc_wire::memory::{Content, Granted, Holds, PageNo, PageReport, ToHome};
 use dipc_wire::peer::Piece;
 
 use super::step::Step;
-use super::{Copy, CopyRecord, Effect, Lease, Leaving, Link, Replica, WALK};
+use super::{Copy, CopyRecord, Effect, Lease, Leaving, Link, Replica};
 use crate::copies::{CopyStep, Failure, Place, Records, Run, Source};
 
 impl Replica {
@@ -23,7 +23,7 @@ impl Replica {
     pub(super) fn home_lost<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
         self.link = Link::Lost;
         for page in std::mem::take(&mut self.waiting).into_keys() {
-            step.copy(CopyStep::Fail { page, failure: Failure::Gone });
+            step.fail(page, Failure::Gone);
         }
     }
 
@@ -85,19 +85,19 @@ impl Replica {
         self.leave(step);
     }
 
-    /// Writing ends everywhere at once, reading page by page.
+    /// Writing ends everywhere at once, reading in rounds.
     pub(super) fn lease_ended<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
         self.hang_up();
         step.copy(CopyStep::Protect(Run { first: PageNo(0), count: self.config.pages }));
-        self.lease = Lease::Over(Some(PageNo(0)));
+        self.lease = Lease::Over(Some((Round::Readable, PageNo(0))));
         self.go_on(step);
     }
 
     /// Goes on with a walk over all pages.
     pub(super) fn go_on<R: Records<CopyRecord>>(&mut self, step: &mut Step<'_, R>) {
-        let Lease::Over(from) = self.lease else { return self.leave(step) };
-        if let Some(from) = from {
-            self.revoke(from, step);
+        let Lease::Over(at) = self.lease else { return self.leave(step) };
+        if let Some(at) = at {
+            self.revoke(at, step);
         }
         if let Lease::Over(Some(_)) = self.lease {
             step.effects.push(Effect::Continue);
@@ -107,29 +107,79 @@ impl Replica {
     /// Takes some pages away.
     pub(super) fn revoke<R: Records<CopyRecord>>(
         &mut self,
-        mut from: PageNo,
+        (round, from): (Round, PageNo),
         step: &mut Step<'_, R>,
     ) {
-        for _ in 0..WALK {
-            let Some(page) = step.next(from, self.config.pages) else {
-                self.lease = Lease::Over(None);
-                return;
-            };
-            revoke(page, step.records.get(page), step.effects);
-            from = PageNo(page.0 + 1);
-        }
-        self.lease = Lease::Over(Some(from));
+        let next = revoke(round, from, self.config.pages, step.records, step.effects);
+        self.lease = Lease::Over(match (round, next) {
+            (round, Some(next)) => Some((round, next)),
+            (Round::Readable, None) => Some((Round::Owned, PageNo(0))),
+            (Round::Owned, None) => None,
+        });
     }
 }
 
-/// What taking access away at the end of a lease does to one page, in this order: also for the
-/// keeper, when dipcd is dead or stopped. Writing was taken from the whole file before. A copy that
-/// home has as well is dropped; one that it may not have goes aside. The file is punched whatever
-/// the record says: dipcd may have been killed while it filled it.
-pub fn revoke(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
+/// In which order pages are taken away at the end of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Round {
+    /// What home may have given to others who write it: that must be over before this node is lost
+    /// to home.
+    Readable,
+    /// What this node owns. It is not written any more, and nobody else has it: for others it is
+    /// lost, unless home gives them its last copy. So it may be read here until it lies aside,
+    /// which takes longer.
+    Owned,
+}
+
+/// Pages that one step of a round looks at.
+const REVOKED: usize = 4096;
+
+/// Takes some pages away at the end of a lease, from this one on: also for the keeper, when dipcd
+/// is dead or stopped. Where to go on; `None` at the end of the round. Writing was taken from the
+/// whole file before.
+///
+/// A copy that home has as well is dropped; one that it may not have goes aside. The file is
+/// punched whatever the records say: dipcd may have been killed while it filled it. That is done in
+/// runs, over holes too, for it takes long page by page.
+pub fn revoke(
+    round: Round,
+    from: PageNo,
+    pages: u32,
+    records: &impl Records<CopyRecord>,
+    effects: &mut Vec<Effect>,
+) -> Option<PageNo> {
+    let (mut next, mut punched) = (from, None);
+    for _ in 0..REVOKED {
+        let page = records.next(next).filter(|page| page.0 < pages);
+        let Some(page) = page else {
+            effects.extend(punched.map(punch));
+            return None;
+        };
+        let record = records.get(page);
+        match (round, record.copy) {
+            (_, Copy::Never) => {}
+            (Round::Readable, Copy::Owned) => effects.extend(punched.take().map(punch)),
+            (Round::Readable, _) | (Round::Owned, Copy::Owned) => {
+                revoke_one(page, record, effects);
+                let first = punched.map_or(page, |run: Run| run.first);
+                punched = Some(Run { first, count: page.0 - first.0 + 1 });
+            }
+            (Round::Owned, _) => {}
+        }
+        next = PageNo(page.0 + 1);
+    }
+    effects.extend(punched.map(punch));
+    Some(next)
+}
+
+fn punch(run: Run) -> Effect {
+    Effect::Copy(CopyStep::Punch(run))
+}
+
+/// What becomes of one page, before it is punched.
+fn revoke_one(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
     let left = match record.copy {
-        Copy::Never => return,
-        Copy::Nothing | Copy::Shared | Copy::SharedAside => Copy::Nothing,
+        Copy::Never | Copy::Nothing | Copy::Shared | Copy::SharedAside => Copy::Nothing,
         Copy::Sole | Copy::Kept => Copy::Kept,
         Copy::Owned | Copy::OwnedAside => Copy::OwnedAside,
     };
@@ -139,8 +189,14 @@ pub fn revoke(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
     if left != record.copy {
         effects.push(Effect::Record { page, record: CopyRecord { copy: left, ..record } });
     }
-    effects.push(Effect::Copy(CopyStep::Punch(Run::one(page))));
     if record.copy == Copy::SharedAside {
         effects.push(Effect::Copy(CopyStep::FreeAside(Run::one(page))));
+    }
+}
+
+/// A page that was owned when the lease ended goes aside before anything else is done to it.
+pub(super) fn put_aside(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
+    if record.copy == Copy::Owned {
+        revoke_one(page, record, effects);
     }
 }

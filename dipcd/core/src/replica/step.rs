@@ -4,8 +4,9 @@
 
 use dipc_wire::memory::{GrantNo, PageNo, ToHome};
 
+use super::links::put_aside;
 use super::{Copy, CopyRecord, Effect};
-use crate::copies::{CopyStep, Place, Records, Run, Source};
+use crate::copies::{CopyStep, Failure, Place, Records, Run, Source};
 
 /// What one step looks at and says.
 pub(super) struct Step<'a, R> {
@@ -17,6 +18,13 @@ pub(super) struct Step<'a, R> {
 impl<R: Records<CopyRecord>> Step<'_, R> {
     pub fn next(&self, from: PageNo, pages: u32) -> Option<PageNo> {
         self.records.next(from).filter(|page| page.0 < pages)
+    }
+
+    /// Whoever waits for a page gets SIGBUS, and the page is punched. One that is owned is waited
+    /// for only when the lease is over, and may not lie aside yet.
+    pub fn fail(&mut self, page: PageNo, failure: Failure) {
+        put_aside(page, self.records.get(page), self.effects);
+        self.copy(CopyStep::Fail { page, failure });
     }
 }
 

@@ -646,8 +646,9 @@ impl World {
         let mut effects = Vec::new();
         let whole = dipc_core::copies::Run { first: PageNo(0), count: self.terms.home.pages };
         effects.push(replica::Effect::Copy(CopyStep::Protect(whole)));
-        for page in self.pages() {
-            replica::revoke(page, self.node(n).records.get(page), &mut effects);
+        for round in [replica::Round::Readable, replica::Round::Owned] {
+            let (pages, records) = (self.terms.home.pages, &self.node(n).records);
+            replica::revoke(round, PageNo(0), pages, records, &mut effects);
         }
         for effect in effects {
             self.at_node(n, effect, &vec![], &mut vec![], &mut vec![]);

@@ -282,7 +282,7 @@ impl Family {
         at: usize,
         work: &dyn Fn(&AddressSpace) -> Result<(), Trouble>,
     ) -> Result<(), Gone> {
-        let effort = Effort { purpose, until: Instant::now() + self.registry.patience };
+        let effort = Effort { purpose, until: Instant::now() + self.registry.patience.left() };
         while !state.spaces[at].is_gone() {
             match work(&state.spaces[at]) {
                 Ok(()) => return Ok(()),
@@ -330,7 +330,7 @@ impl Family {
         let mut is_over = false;
         if let Some(process) = &process {
             process.kill();
-            is_over = process.has_ended_within(self.registry.patience);
+            is_over = process.has_ended_within(self.registry.patience.left());
         }
         let pid = process.map_or(0, |process| process.pid);
         let so = if is_over { "it is killed" } else { "and it cannot be killed" };
@@ -344,9 +344,10 @@ impl Family {
         let of_space = |space: &AddressSpace| {
             let ranges = space.ranges.iter();
             let ranges = ranges.filter(|range| Arc::ptr_eq(&range.mappings, mappings));
-            let (mm, process) = (space.mm, space.process.clone());
+            let (mm, trap, process) = (space.mm, space.means.trap(), space.process.clone());
             let attachment = |range: &super::space::Range| Attachment {
                 mm,
+                trap,
                 process: process.clone(),
                 pages: range.pages(),
                 span: range.span,

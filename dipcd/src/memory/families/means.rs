@@ -12,13 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dipc_wire::client::{Mm, Trap};
 use dipc_wire::memory::Access;
 use dipc_wire::trap::{OBEYED_BYTES, Obeyed, Order, Pages, What};
 
 use crate::clock::now_ms;
+use crate::memory::families::patience::Patience;
 use crate::sys::faults::{Trouble, Userfaultfd, Watched};
 
 /// What a thread in the kernel takes to go on once its event has been read, and more.
@@ -39,10 +40,10 @@ type Result<T> = std::result::Result<T, Trouble>;
 
 impl Means {
     /// By a descriptor that has been checked, or that a predecessor took.
-    pub fn adopt(trap: Trap, fd: Arc<OwnedFd>, patience: Duration) -> Means {
+    pub fn adopt(trap: Trap, fd: Arc<OwnedFd>, patience: &Arc<Patience>) -> Means {
         match trap {
             Trap::Full | Trap::UserMode => Means::Userfaultfd(trap, Userfaultfd::adopt(fd)),
-            Trap::Mprotect => Means::Helper(Helper::new(fd, patience)),
+            Trap::Mprotect => Means::Helper(Helper::new(fd, patience.clone())),
         }
     }
 
@@ -106,11 +107,11 @@ pub struct Helper {
     socket: Arc<OwnedFd>,
     /// Grows, also from one dipcd to the next.
     number: AtomicU64,
-    patience: Duration,
+    patience: Arc<Patience>,
 }
 
 impl Helper {
-    fn new(socket: Arc<OwnedFd>, patience: Duration) -> Helper {
+    fn new(socket: Arc<OwnedFd>, patience: Arc<Patience>) -> Helper {
         // Fewer than a million orders come in a millisecond.
         Helper { socket, number: (now_ms() << 20).into(), patience }
     }
@@ -145,7 +146,7 @@ impl Helper {
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Trouble::Gone),
             Err(error) => return Err(Trouble::Failed(error.into())),
         }
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.patience.left();
         loop {
             self.wait_until(deadline)?;
             let mut answer = [0; OBEYED_BYTES];

@@ -34,7 +34,7 @@ impl Families {
     ) -> io::Result<()> {
         for (held, fd) in traps {
             let Held::Trap { mm, trap, sentinel } = held else { continue };
-            let means = Means::adopt(trap, fd, self.registry.patience);
+            let means = Means::adopt(trap, fd, &self.registry.patience);
             let family = Family::new(&self.registry)?;
             // A child that its predecessor had no time to name is named at the end of this.
             family.with(|state| family.add(state, AddressSpace::new(mm, means, sentinel)))?;

@@ -60,6 +60,7 @@ impl Bounds {
             frame_pages: directory::frame_pages(geometry.unit_bytes),
             shm_timeout_ms: self.shm_timeout_ms,
             ahead_max: if geometry.pages == 1 { 0 } else { AHEAD_MAX },
+            lost_page: self.lost_page,
         }
     }
 }

@@ -88,9 +88,11 @@ impl ReplicaSide {
         held_runs(&self.geometry, |from| self.records.next(from), access, None)
     }
 
-    /// What programs may do with a page.
+    /// What programs may do with a page. What is owned is not written when the lease is over.
     pub fn access(&self, page: PageNo) -> Option<Access> {
-        access_by(&self.records.get(page))
+        let access = access_by(&self.records.get(page))?;
+        let may_write = self.machine.as_ref().is_some_and(replica::Replica::lease_runs);
+        Some(if may_write { access } else { Access::Read })
     }
 }
 

@@ -143,7 +143,8 @@ impl Locked<'_> {
         self.look_at_lease();
     }
 
-    /// Looks whether the lease of the segment's home is over: then access is taken away at once.
+    /// Looks whether the lease of the segment's home is over: then nothing is written from here on,
+    /// and whoever looks after leases takes the rest away.
     pub fn look_at_lease(&mut self) {
         let (home, leases) = (self.segment.home, &self.segment.shared.leases);
         if self.state.home.is_some() || self.state.lapsed || !leases.is_over(home) {
@@ -154,17 +155,35 @@ impl Locked<'_> {
             link.close();
         }
         for number in self.state.replicas.keys().copied().collect::<Vec<_>>() {
-            let mut event = replica::Event::LeaseEnded;
-            loop {
-                self.state.stopped = Some(false);
-                self.state.step_replica(self.segment, number, event, &Contents::none());
-                if self.state.stopped != Some(true) {
-                    break;
-                }
-                event = replica::Event::Continue;
-            }
+            self.take_away(number, replica::Event::LeaseEnded);
         }
-        self.state.stopped = None;
+        self.segment.shared.timers.set(Machine::Lease(home), now_ms());
+    }
+
+    /// The lease is over: takes some of the pages away that others may have. `false` when nothing
+    /// is left of them.
+    pub fn close_some(&mut self) -> bool {
+        if !self.state.lapsed {
+            return false;
+        }
+        let is_open = |side: &ReplicaSide| side.machine.as_ref().is_some_and(|m| !m.is_closed());
+        let replicas = self.state.replicas.iter();
+        let next = replicas.filter(|(_, side)| is_open(side)).map(|(number, _)| *number).next();
+        if let Some(number) = next {
+            self.take_away(number, replica::Event::Continue);
+        }
+        next.is_some()
+    }
+
+    /// A step of the end of a lease. What has time when it is done is done later.
+    fn take_away(&mut self, number: Replica, event: replica::Event) {
+        self.state.stopped = Some(false);
+        self.state.step_replica(self.segment, number, event, &Contents::none());
+        let owes = self.state.stopped.take() == Some(true);
+        let machine = self.state.replicas.get(&number).and_then(|side| side.machine.as_ref());
+        if owes && machine.is_some_and(replica::Replica::is_closed) {
+            self.segment.shared.timers.go_on(self.segment.machine(number));
+        }
     }
 
     /// A replica that its home does not know, and that cannot be attached again now, begins with

@@ -96,9 +96,6 @@ impl Timers {
     pub fn next(&self) -> Option<(Machine, Due)> {
         let mut state = self.state.lock();
         while !state.ended {
-            if let Some(machine) = state.stopped.pop_front() {
-                return Some((machine, Due::Continue));
-            }
             let first = state.by_time.first().copied();
             let now = now_ms();
             if let Some((at_ms, machine)) = first
@@ -107,6 +104,10 @@ impl Timers {
                 state.by_time.pop_first();
                 state.by_machine.remove(&machine);
                 return Some((machine, Due::Tick));
+            }
+            // What has stopped has time: a long walk must not keep a lease from ending.
+            if let Some(machine) = state.stopped.pop_front() {
+                return Some((machine, Due::Continue));
             }
             state.looks_ms = first.map_or(u64::MAX, |(at_ms, _)| at_ms);
             match first {
@@ -139,9 +140,9 @@ mod tests {
         timers.forget(machine(3));
         timers.go_on(machine(4));
         let next = || timers.next().unwrap();
-        assert_eq!(next(), (machine(4), Due::Continue));
         assert_eq!(next(), (machine(1), Due::Tick));
         assert_eq!(next(), (machine(2), Due::Tick));
+        assert_eq!(next(), (machine(4), Due::Continue));
         timers.end();
         assert_eq!(timers.next(), None);
     }

@@ -207,7 +207,7 @@ impl Family {
     /// What is mapped, read while no move was under way: one that is under way, or whose event has
     /// not been read, shows in the answer to a probe.
     fn maps_at_rest(self: &Arc<Self>, state: &mut State, at: usize) -> Option<Maps> {
-        let until = Instant::now() + self.registry.patience;
+        let until = Instant::now() + self.registry.patience.left();
         loop {
             let space = &state.spaces[at];
             let pid = space.process.as_ref()?.pid;
@@ -223,7 +223,7 @@ impl Family {
 
     /// The same for a child whose fork is still under way: its process appears at the end of it.
     pub(super) fn identify_patiently(self: &Arc<Self>, state: &mut State, at: usize) {
-        let until = Instant::now() + self.registry.patience;
+        let until = Instant::now() + self.registry.patience.left();
         self.identify(state, at);
         while state.spaces[at].process.is_none() && Instant::now() < until {
             self.look_alive(state, at);
