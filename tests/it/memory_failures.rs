@@ -556,6 +556,48 @@ fn a_page_that_came_too_late_is_there_the_next_time() {
     });
 }
 
+/// The same while the other node may keep the page (`shm_hold_timeout`): nobody says anything when
+/// that is over, and nobody faults where there was a SIGBUS.
+#[test]
+fn a_page_that_was_held_too_long_is_there_the_next_time() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).entry("employer_shm_timeout", "0.5");
+        let cluster = cluster.entry("shm_hold_timeout", "1.5").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        away.must("poke 0 5");
+        assert_eq!(refused(&mut home, "peek 0"), "SIGBUS");
+        wait_until("home has it", || home.call("peek 0").ok());
+        assert_eq!(home.must("peek 0"), "5");
+    });
+}
+
+/// Who waits to write a page that is read here gets SIGBUS too late, and what was read is not lost.
+#[test]
+fn a_page_that_could_not_be_written_in_time_has_its_content_still() {
+    by_both_traps(|trap| {
+        let cluster = cluster(2, trap).entry("employer_shm_timeout", "0.5").start();
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        let mut away = user(cluster.node(2));
+        home.must("poke 0 4");
+        home.must(&format!("poke {PAGE} 5"));
+        assert_eq!(away.must("peek 0"), "4");
+        assert_eq!(away.must(&format!("peek {PAGE}")), "5");
+        cluster.node(2).freeze();
+        assert_eq!(refused(&mut home, "poke 0 6"), "SIGBUS");
+        cluster.node(2).thaw();
+        wait_until("home has it", || home.call("peek 0").ok());
+        assert_eq!(home.must("peek 0"), "4");
+        assert_eq!(away.must("peek 0"), "4");
+        cluster.node(1).freeze();
+        assert_eq!(refused(&mut away, &format!("poke {PAGE} 7")), "SIGBUS");
+        cluster.node(1).thaw();
+        wait_until("the other node has it", || away.call(&format!("peek {PAGE}")).ok());
+        assert_eq!(away.must(&format!("peek {PAGE}")), "5");
+        assert_eq!(home.must(&format!("peek {PAGE}")), "5");
+    });
+}
+
 #[test]
 fn a_stopped_program_holds_up_nobody() {
     by_both_traps(|trap| {

@@ -5,9 +5,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use dipc_tests::{Node, skip};
+use dipc_tests::{Node, Puppet, process::wait_until, skip};
 
-use crate::memory::{PAGE, by_both_traps, cluster, daemons, number, owner, records_left, user};
+use crate::memory::{
+    KEY, PAGE, by_both_traps, cluster, daemons, files_held, number, owner, records_left, refused,
+    user,
+};
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -49,6 +52,37 @@ fn both_ways(trap: &str, bytes: usize) {
     assert_eq!(number(&mut home, &format!("peek {last}")), 77);
     assert_eq!(number(&mut home, &format!("peek {}", last - PAGE)), 0);
     home.must("rmid");
+}
+
+/// What is attached from other homes must fit into what `node_timeout` leaves after a lease.
+#[test]
+fn a_segment_that_cannot_be_taken_away_in_time_is_not_attached() {
+    if is_too_small("a_segment_that_cannot_be_taken_away_in_time_is_not_attached") {
+        return;
+    }
+    by_both_traps(|trap| {
+        // 0.2 s.
+        let cluster = cluster(2, trap).entry("node_timeout", "2.24").entry("lease", "2").start();
+        let mut home = owner(cluster.node(1), 4 * GIB);
+        let mut away = Puppet::of_pages(cluster.node(2));
+        away.must(&format!("shmget {KEY} 0 010600"));
+        for _ in 0..2 {
+            assert_eq!(refused(&mut away, "attach 0"), "ENOMEM", "{trap}");
+        }
+        cluster.node(2).wait_for_log("could not be taken away in time");
+        wait_until("nothing is left of it", || {
+            (files_held(cluster.node(2)).is_empty() && records_left(cluster.node(2)).is_empty())
+                .then_some(())
+        });
+        assert_eq!(home.must("nattch"), "1");
+        home.must("poke 0 3");
+        // A small one fits.
+        home.must("detach");
+        home.must("rmid");
+        let mut home = owner(cluster.node(1), 4 * PAGE);
+        home.must("poke 0 4");
+        assert_eq!(user(cluster.node(2)).must("peek 0"), "4");
+    });
 }
 
 #[test]

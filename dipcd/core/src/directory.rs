@@ -455,6 +455,11 @@ impl Directory {
         last.map(|_| ()).ok_or(Breach::Disorder)
     }
 
+    /// Whether nothing is under way about a page.
+    pub fn is_at_rest(&self, page: PageNo) -> bool {
+        !self.busy.contains_key(&page)
+    }
+
     fn fault(
         &mut self,
         from: Replica,

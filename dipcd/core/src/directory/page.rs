@@ -579,6 +579,8 @@ impl Page {
         };
         if self.queue.iter().any(is_late) {
             self.queue.retain(|waiter| waiter.replica != Replica::HOME);
+            // The page is punched: what home read of it while it waited to write goes aside first.
+            self.stop_reading(out);
             self.copy(CopyStep::Fail { page: self.no, failure: Failure::TimedOut }, out);
         }
     }

@@ -177,7 +177,7 @@ fn punch(run: Run) -> Effect {
 }
 
 /// What becomes of one page, before it is punched.
-fn revoke_one(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
+pub(super) fn revoke_one(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
     let left = match record.copy {
         Copy::Never | Copy::Nothing | Copy::Shared | Copy::SharedAside => Copy::Nothing,
         Copy::Sole | Copy::Kept => Copy::Kept,
@@ -191,12 +191,5 @@ fn revoke_one(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
     }
     if record.copy == Copy::SharedAside {
         effects.push(Effect::Copy(CopyStep::FreeAside(Run::one(page))));
-    }
-}
-
-/// A page that was owned when the lease ended goes aside before anything else is done to it.
-pub(super) fn put_aside(page: PageNo, record: CopyRecord, effects: &mut Vec<Effect>) {
-    if record.copy == Copy::Owned {
-        revoke_one(page, record, effects);
     }
 }

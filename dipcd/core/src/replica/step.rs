@@ -4,7 +4,7 @@
 
 use dipc_wire::memory::{GrantNo, PageNo, ToHome};
 
-use super::links::put_aside;
+use super::links::revoke_one;
 use super::{Copy, CopyRecord, Effect};
 use crate::copies::{CopyStep, Failure, Place, Records, Run, Source};
 
@@ -20,10 +20,19 @@ impl<R: Records<CopyRecord>> Step<'_, R> {
         self.records.next(from).filter(|page| page.0 < pages)
     }
 
-    /// Whoever waits for a page gets SIGBUS, and the page is punched. One that is owned is waited
-    /// for only when the lease is over, and may not lie aside yet.
+    /// Whoever waits for a page gets SIGBUS, and the page is punched. What is here goes aside
+    /// first: one that is read is waited for by who would write it, one that is owned when the
+    /// lease is over.
     pub fn fail(&mut self, page: PageNo, failure: Failure) {
-        put_aside(page, self.records.get(page), self.effects);
+        let record = self.records.get(page);
+        match record.copy {
+            Copy::Shared => {
+                self.copy(CopyStep::Keep { page, from: Source::Node });
+                self.record(page, record.number, Copy::SharedAside);
+            }
+            Copy::Sole | Copy::Owned => revoke_one(page, record, self.effects),
+            _ => {}
+        }
         self.copy(CopyStep::Fail { page, failure });
     }
 }

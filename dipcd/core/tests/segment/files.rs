@@ -101,7 +101,11 @@ impl Files {
                 self.file[at(page)].ok_or("LOST WRITE: a hole is opened")?;
                 self.writable[at(page)] = true;
             }
-            CopyStep::Wake(_) | CopyStep::Fail { .. } => {}
+            CopyStep::Wake(_) => {}
+            CopyStep::Fail { page, .. } => {
+                self.writable[at(page)] = false;
+                self.file[at(page)] = None;
+            }
         }
         Ok(())
     }

@@ -94,10 +94,15 @@ impl HomeSide {
     }
 
     /// Pages that gave SIGBUS to home's programs because they came too late, and may come by this
-    /// frame. Nobody faults there any more, so they are to be asked for.
+    /// frame, or now that their owner has held them long enough. Nobody faults there any more, so
+    /// they are to be asked for.
     pub(super) fn late(&self, event: &Event) -> Vec<PageNo> {
-        let Event::Frame { frame, .. } = event else { return Vec::new() };
         let mappings = &self.file.mappings;
+        let frame = match event {
+            Event::Frame { frame, .. } => frame,
+            Event::Tick => return self.poisoned(),
+            _ => return Vec::new(),
+        };
         let is_late = |page: &PageNo| {
             self.geometry.span(*page).is_some_and(|span| mappings.is_poisoned(span))
         };
@@ -107,17 +112,21 @@ impl HomeSide {
             }
             // It could not be recalled before.
             ToHome::Ack { pages } => pages.iter().map(|(page, _)| *page).filter(is_late).collect(),
-            ToHome::Report { piece: Piece::Last, .. } => {
-                let poisoned = mappings.poisoned();
-                let pages = poisoned.iter().filter_map(|offset| self.geometry.page_at(*offset));
-                let is_lost = |page: &PageNo| self.records.get(*page).holding == Holding::Lost;
-                let mut pages: Vec<PageNo> = pages.filter(|page| !is_lost(page)).collect();
-                pages.dedup();
-                pages.truncate(HEALED_MAX);
-                pages
-            }
+            ToHome::Invalidated { page, .. } => Some(*page).filter(is_late).into_iter().collect(),
+            ToHome::Report { piece: Piece::Last, .. } => self.poisoned(),
             _ => Vec::new(),
         }
+    }
+
+    /// Pages that give SIGBUS to home's programs and are not lost for good.
+    fn poisoned(&self) -> Vec<PageNo> {
+        let poisoned = self.file.mappings.poisoned();
+        let pages = poisoned.iter().filter_map(|offset| self.geometry.page_at(*offset));
+        let is_lost = |page: &PageNo| self.records.get(*page).holding == Holding::Lost;
+        let mut pages: Vec<PageNo> = pages.filter(|page| !is_lost(page)).collect();
+        pages.dedup();
+        pages.truncate(HEALED_MAX);
+        pages
     }
 
     /// A file of the segment is no more; the node it was on.

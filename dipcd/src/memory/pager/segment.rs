@@ -386,7 +386,7 @@ impl State {
 
     fn step_home(&mut self, segment: &Segment, event: directory::Event, contents: &Contents<'_>) {
         let Some(home) = &mut self.home else { return };
-        let late = home.late(&event);
+        let (late, is_tick) = (home.late(&event), event == directory::Event::Tick);
         let mut effects = std::mem::take(&mut home.effects);
         let said = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         home.machine.step(now_ms(), event, &home.records, &mut effects);
@@ -402,7 +402,10 @@ impl State {
             home.tell();
         }
         segment.shared.futexes.ring();
-        for page in late {
+        let Some(home) = &self.home else { return };
+        // Who waits for an answer hears of it in time.
+        let rests = |page: &PageNo| !is_tick || home.machine.is_at_rest(*page);
+        for page in late.into_iter().filter(rests).collect::<Vec<_>>() {
             let event = directory::Event::Fault { page, access: Access::Read };
             self.step_home(segment, event, &Contents::none());
         }
