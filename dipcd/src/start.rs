@@ -362,7 +362,7 @@ fn tick(daemon: &Arc<Daemon>) {
         }
         daemon.dial_all();
         daemon.refusals.settle();
-        daemon.memory.nudge();
+        daemon.memory.nudge(liveness.node_timeout);
         daemon.keep.look();
         daemon.pause(liveness.heartbeat);
     }

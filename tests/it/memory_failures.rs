@@ -6,12 +6,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use dipc_tests::{Builder, Cluster, Puppet, Running, process::wait_until, programs, skip};
+use dipc_tests::{Builder, Cluster, Node, Puppet, Running, process::wait_until, programs, skip};
 use rustix::process::Signal;
 
 use crate::memory::{
-    KEY, PAGE, TRAPS, by_both_traps, cluster, impatient, number, owner, patient, refused,
-    soon_refused, user,
+    KEY, PAGE, TRAPS, by_both_traps, cluster, files_held, impatient, number, owner, patient,
+    records_left, refused, soon_refused, user,
 };
 
 /// Bytes of the journal's segment: a group of words a page, and pages between them.
@@ -441,6 +441,29 @@ fn a_lost_home_gives_sigbus_and_its_key_is_free() {
         first.must(&format!("shmget {KEY} 0 010600"));
         first.must("attach 0");
         assert_eq!(first.must("peek 0"), "1");
+    });
+}
+
+/// What a node has of the pages of a home that does not come back is kept for it for a while, and
+/// as long as a program has them attached.
+#[test]
+fn nothing_is_kept_for_ever_for_a_lost_home() {
+    by_both_traps(|trap| {
+        let cluster = impatient(3, trap).start();
+        let home = owner(cluster.node(2), 4 * PAGE);
+        let (mut first, mut third) = (user(cluster.node(1)), user(cluster.node(3)));
+        first.must("poke 0 5");
+        third.must(&format!("poke {PAGE} 6"));
+        drop(home);
+        cluster.node(2).kill_everything();
+        assert_eq!(refused(&mut first, &format!("peek {}", 2 * PAGE)), "SIGBUS");
+        first.must("detach");
+        assert!(!files_held(cluster.node(1)).is_empty(), "it may come back");
+        let is_bare = |node: &Node| files_held(node).is_empty() && records_left(node).is_empty();
+        wait_until("nothing is left", || is_bare(cluster.node(1)).then_some(()));
+        assert!(!is_bare(cluster.node(3)), "a program has it attached");
+        third.kill();
+        wait_until("nothing is left there", || is_bare(cluster.node(3)).then_some(()));
     });
 }
 

@@ -107,13 +107,7 @@ fn terms(dice: &mut Dice, nodes: usize, bug: Bug) -> Terms {
             shm_timeout_ms,
             lost_page,
         },
-        replica: replica::Config {
-            pages,
-            frame_pages,
-            shm_timeout_ms,
-            ahead_max,
-            lost_page,
-        },
+        replica: replica::Config { pages, frame_pages, shm_timeout_ms, ahead_max, lost_page },
         bug,
     }
 }

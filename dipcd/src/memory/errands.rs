@@ -43,6 +43,11 @@ fn do_one(daemon: &Arc<Daemon>, note: Note) {
         }
         Note::Void { id, replica } => attach::again(daemon, id, replica),
         Note::Left { id, replica } => forget_replica(daemon, id, replica),
+        Note::GivenUp { id, replica } => {
+            tracing::warn!(op = "leave", %id, replica = replica.0,
+                "its home does not come back: what it alone had is given up");
+            forget_replica(daemon, id, replica);
+        }
         Note::Ended => ends::note_ends(daemon),
         Note::Unused { id } => {
             control::delete_if_unused(daemon, id);

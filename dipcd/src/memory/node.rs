@@ -38,6 +38,9 @@ use crate::clock::{Deadline, now_ms};
 use crate::config::{Liveness, ShmSignals};
 use crate::keep::Keep;
 
+/// After so many times `node_timeout` without a lease its home is not waited for any more.
+const GIVEN_UP: u32 = 10;
+
 /// Between two looks of a call that waits for a page.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -373,9 +376,27 @@ impl Memory {
         all
     }
 
-    /// Now and then: see [`super::pager::timers::Timers::nudge`].
-    pub fn nudge(&self) {
+    /// Now and then: see [`super::pager::timers::Timers::nudge`]; and homes are given up.
+    pub fn nudge(&self, node_timeout: Duration) {
         self.shared.timers.nudge();
+        let patience_ms = u64::try_from((node_timeout * GIVEN_UP).as_millis()).unwrap_or(u64::MAX);
+        let me = self.shared.me();
+        for segment in self.all().iter().filter(|segment| segment.home != me) {
+            let ends_ms = self.shared.leases.ends_ms(segment.home);
+            if ends_ms.saturating_add(patience_ms) < now_ms() && self.is_quiet(segment.id) {
+                self.give_up(segment);
+            }
+        }
+    }
+
+    /// Its home will not come back: what is kept for it ends with the last attachment here.
+    fn give_up(&self, segment: &Segment) {
+        let locked = segment.lock();
+        for (number, side) in &locked.state.replicas {
+            if side.file.mappings.attachments().is_empty() {
+                self.note(Note::GivenUp { id: segment.id, replica: *number });
+            }
+        }
     }
 
     /// Has a page opened to one program of the mprotect trap; waits until the replica holds it.

@@ -114,12 +114,7 @@ fn sample(file: &ReplicaFile, words: &Words) -> io::Result<Rates> {
 
 /// Whether all that is attached here from other homes, with this segment, can be taken away in
 /// time. `ENOMEM` if not, and a line in the log.
-pub fn check(
-    memory: &Memory,
-    id: ObjectId,
-    mm: Mm,
-    lost_page: LostPage,
-) -> Result<(), SysvError> {
+pub fn check(memory: &Memory, id: ObjectId, mm: Mm, lost_page: LostPage) -> Result<(), SysvError> {
     static RATES: OnceLock<Rates> = OnceLock::new();
     let refused = |why: io::Error| {
         tracing::error!(op = "attach", %id, %why, "no rate can be measured");
@@ -177,11 +172,8 @@ mod tests {
     fn what_is_attached_adds_up() {
         let ms = Duration::from_millis;
         let rates = Rates { punched: ms(4), kept: ms(8) };
-        let burden = |by_userfaultfd, by_helper| Burden {
-            bytes: 16 * MIB,
-            by_userfaultfd,
-            by_helper,
-        };
+        let burden =
+            |by_userfaultfd, by_helper| Burden { bytes: 16 * MIB, by_userfaultfd, by_helper };
         for (burdens, sigbus, stale) in [
             (vec![], 0, 0),
             (vec![burden(0, 0)], 0, 0),

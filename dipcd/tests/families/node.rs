@@ -12,7 +12,9 @@ use dipc_wire::client::{Mm, Trap};
 use dipc_wire::ids::{NodeId, ObjectId};
 use dipc_wire::keeper::{Held, SegmentFile};
 use dipc_wire::memory::{Access, Replica};
-use dipcd::memory::families::{Ended, Families, Fault, Faults, Mappings, Patience, Process, TrapStore};
+use dipcd::memory::families::{
+    Ended, Families, Fault, Faults, Mappings, Patience, Process, TrapStore,
+};
 use dipcd::memory::files::{ReplicaFile, Span};
 use dipcd::sys::buffer::LockedBuffer;
 

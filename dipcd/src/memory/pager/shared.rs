@@ -84,6 +84,13 @@ pub enum Note {
         /// Which.
         replica: Replica,
     },
+    /// Nobody uses this replica of ours, and its home has been silent for very long.
+    GivenUp {
+        /// Of which segment.
+        id: ObjectId,
+        /// Which.
+        replica: Replica,
+    },
     /// An address space is no more: [`crate::memory::ends::note_ends`].
     Ended,
     /// An attachment has ended; perhaps it was the last.
