@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use dipc_tests::{Node, Puppet, process::wait_until, skip};
+use dipc_tests::{Builder, Node, Puppet, process::wait_until, skip};
 
 use crate::memory::{
     KEY, PAGE, by_both_traps, cluster, daemons, files_held, number, owner, records_left, refused,
@@ -37,9 +37,14 @@ fn is_too_small(name: &str) -> bool {
     gib < 11
 }
 
+/// Two nodes that have the time to take 4 GiB away, on a slow machine as well.
+fn roomy(trap: &str) -> Builder {
+    cluster(2, trap).entry("node_timeout", "10")
+}
+
 /// Words all over it, written on either node and read on the other.
 fn both_ways(trap: &str, bytes: usize) {
-    let cluster = cluster(2, trap).start();
+    let cluster = roomy(trap).start();
     let mut home = owner(cluster.node(1), bytes);
     let mut away = user(cluster.node(2));
     let step = bytes / 64;
@@ -105,7 +110,7 @@ fn a_segment_of_4_gib() {
 #[test]
 fn every_page_of_64_mib_there_and_back() {
     by_both_traps(|trap| {
-        let cluster = cluster(2, trap).start();
+        let cluster = roomy(trap).start();
         let mut home = owner(cluster.node(1), 64 * MIB);
         let mut away = user(cluster.node(2));
         home.must(&format!("fill 0 {} 1", 64 * MIB));
