@@ -449,7 +449,11 @@ fn a_lost_home_gives_sigbus_and_its_key_is_free() {
 #[test]
 fn nothing_is_kept_for_ever_for_a_lost_home() {
     by_both_traps(|trap| {
-        let cluster = impatient(3, trap).start();
+        // Ten times as long is waited; whether the others lose each other is of no account.
+        let hasty = [("node_timeout", "1.5"), ("lease", "0.8"), ("heartbeat", "0.2")];
+        let builder = cluster(3, trap);
+        let cluster =
+            hasty.iter().fold(builder, |all, (name, value)| all.entry(name, value)).start();
         let home = owner(cluster.node(2), 4 * PAGE);
         let (mut first, mut third) = (user(cluster.node(1)), user(cluster.node(3)));
         first.must("poke 0 5");
