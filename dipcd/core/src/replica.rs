@@ -226,13 +226,17 @@ impl Replica {
         records: &impl Records<CopyRecord>,
         mut each: impl FnMut(Effect),
     ) -> Replica {
-        let mut unconfirmed = BTreeSet::new();
+        let (mut unconfirmed, mut lease) = (BTreeSet::new(), Lease::Runs);
         let (mut punched, mut freed) = (Runs::default(), Runs::default());
         let mut from = PageNo(0);
         while let Some(no) = records.next(from).filter(|no| no.0 < config.pages) {
             let record = records.get(no);
             if matches!(record.copy, Copy::Kept | Copy::Sole) {
                 unconfirmed.insert(no);
+            }
+            if record.copy == Copy::OwnedAside {
+                // A lease was over. Whether home said since that it counts is in no record.
+                lease = Lease::Doubted;
             }
             if !record.is_in_file() {
                 punched.add(no, |run| each(Effect::Copy(CopyStep::Punch(run))));
@@ -247,7 +251,7 @@ impl Replica {
         Replica {
             config,
             link: Link::Down,
-            lease: Lease::Runs,
+            lease,
             waiting: BTreeMap::new(),
             unconfirmed,
             ahead: ReadAhead::new(config.pages, config.ahead_max),
