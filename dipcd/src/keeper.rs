@@ -46,6 +46,8 @@ const SEND_WAIT: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 16;
 /// How long after its end a lease is left to a dipcd that is about to start.
 const GRACE_MS: u64 = 60;
+/// After an attempt to end one that failed, before the next.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Becomes the keeper of `state_dir`: returns once a keeper runs in the background, which may be
 /// another one.
@@ -269,6 +271,7 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::error!(op = "lease", peer = %home, %error);
+                std::thread::sleep(AGAIN);
                 Vec::new()
             }
         }
