@@ -70,8 +70,8 @@ impl ReadAhead {
         self.streams.iter().any(|stream| stream.trigger == Some(page))
     }
 
-    /// A program touches a page that was received and not made accessible: what is to be asked
-    /// for now.
+    /// A program touches a page that was received and not made accessible: the window that is to
+    /// be asked for.
     pub fn touched(&mut self, page: PageNo) -> Option<(PageNo, u16)> {
         let at = self.streams.iter().position(|stream| stream.trigger == Some(page))?;
         self.streams[..=at].rotate_right(1);
