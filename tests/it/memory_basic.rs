@@ -391,6 +391,40 @@ fn many_segments_at_once() {
     });
 }
 
+/// Under the mprotect trap each fault is a signal and many wake-ups, so one opens what the node has
+/// of the pages behind it too; a fork has closed everything before.
+#[test]
+fn a_touch_opens_what_the_node_has_behind_it() {
+    const OPENED: usize = 256 << 10;
+    let cluster = cluster(2, "mprotect").start();
+    let mut home = owner(cluster.node(1), 2 * OPENED);
+    let mut away = user(cluster.node(2));
+    agree(&mut home, &mut away, 2 * OPENED, 5);
+    let child = away.must("fork");
+    assert_eq!(open_bytes(&away), 0);
+    away.must("peek 0");
+    assert_eq!(open_bytes(&away), OPENED);
+    home.must(&format!("poke {} 7", 3 * PAGE));
+    assert_eq!(open_bytes(&away), OPENED - PAGE, "one is taken away");
+    away.must(&format!("end {child}"));
+    agree(&mut away, &mut home, 2 * OPENED, 6);
+    agree(&mut home, &mut away, 2 * OPENED, 7);
+}
+
+/// How much of segments a program may touch without a fault: /proc/PID/maps.
+fn open_bytes(puppet: &Puppet) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", puppet.process().pid()));
+    let maps = maps.expect("it runs");
+    let ours = maps.lines().filter(|line| line.contains("/memfd:dipc-"));
+    let open = ours.filter(|line| !line.contains(" ---"));
+    let bytes = |line: &str| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        let address = |hex| usize::from_str_radix(hex, 16).ok();
+        Some(address(end)? - address(start)?)
+    };
+    open.map(|line| bytes(line).expect("a range of addresses")).sum()
+}
+
 /// Each home has to ask the other for its count; neither must be too busy waiting to give one.
 #[test]
 fn homes_that_count_for_each_other_do_not_wait_for_each_other() {

@@ -115,7 +115,7 @@ fn touched(
     access: Access,
 ) -> Result<Answer, SysvError> {
     let memory = &daemon.memory;
-    if !memory.families().is_of(mm, peer.pid) {
+    if !memory.families().may_touch(mm, peer.pid) {
         return Err(SysvError::EINVAL);
     }
     let (mappings, offset) = memory.families().locate(mm, address).ok_or(SysvError::EINVAL)?;

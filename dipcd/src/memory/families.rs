@@ -292,12 +292,22 @@ impl Families {
     /// Whether a process lives in this address space: its sentinel page says so. Nobody is
     /// believed who only says it.
     pub fn is_of(&self, mm: Mm, pid: u32) -> bool {
-        let Some(family) = self.registry.family_of(mm) else { return false };
-        let sentinel = family.with(|state| {
-            let at = state.place_of(mm)?;
-            Some(state.spaces[at].sentinel)
-        });
-        sentinel.is_some_and(|sentinel| space::lives_in(pid, mm, sentinel))
+        self.space_of(mm).is_some_and(|(sentinel, _)| space::lives_in(pid, mm, sentinel))
+    }
+
+    /// Whether this is the process that brought the trap of this address space, or lives in it: as
+    /// far as who touches pages must be known, without a look at its mappings each time.
+    pub fn may_touch(&self, mm: Mm, pid: u32) -> bool {
+        let Some((sentinel, process)) = self.space_of(mm) else { return false };
+        process.is_some_and(|process| process.is(pid)) || space::lives_in(pid, mm, sentinel)
+    }
+
+    /// Where the sentinel page of an address space is, and whose it is if that is known.
+    fn space_of(&self, mm: Mm) -> Option<(u64, Option<Process>)> {
+        self.registry.family_of(mm)?.with(|state| {
+            let space = &state.spaces[state.place_of(mm)?];
+            Some((space.sentinel, space.process.clone()))
+        })
     }
 
     /// Looks whether a file is mapped as was said (`Call::Mapped`): whole, from its first byte,

@@ -41,6 +41,8 @@ use crate::keep::Keep;
 /// After so many times `node_timeout` without a lease its home is not waited for any more.
 const GIVEN_UP: u32 = 10;
 
+/// How much is opened at a touch, if the replica has it.
+const OPENED_BYTES_MAX: u64 = 256 << 10;
 /// Between two looks of a call that waits for a page.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -411,7 +413,7 @@ impl Memory {
         let page = segment.geometry.page_at(offset).ok_or(SysvError::EINVAL)?;
         let span = segment.geometry.span(page).ok_or(SysvError::EINVAL)?;
         let mut locked = segment.lock();
-        loop {
+        let (number, held) = loop {
             let Some(number) = locked.whose(mappings) else {
                 if !locked.begins_again(mappings) {
                     return Err(SysvError::EIDRM);
@@ -420,16 +422,19 @@ impl Memory {
                 continue;
             };
             match locked.holds(number, page) {
-                Some(held) if held >= access => break,
+                Some(held) if held >= access => break (number, held),
                 _ => locked.fault(number, page, access),
             }
             match locked.holds(number, page) {
-                Some(held) if held >= access => break,
+                Some(held) if held >= access => break (number, held),
                 _ if mappings.is_poisoned(span) => return Err(SysvError::EIDRM),
                 _ => locked.wait(WAIT),
             }
-        }
-        let opened = self.families().open_for(mm, mappings, span, access);
+        };
+        // What it has besides: each further page would take a signal and six wake-ups.
+        let run = locked.held_like(number, page, OPENED_BYTES_MAX);
+        let span = segment.geometry.run(run).ok_or(SysvError::EINVAL)?;
+        let opened = self.families().open_for(mm, mappings, span, held);
         opened.map_err(|_| SysvError::ENOMEM)
     }
 }

@@ -194,19 +194,27 @@ impl Mappings {
         // The helpers first: their programs may still fill holes.
         self.each(span, &|means, pages, _| means.close(pages));
         for piece in self.file.used(span, WHOLE_BYTES_MAX)? {
-            self.each(piece, &|means, pages, _| match means {
-                Means::Userfaultfd(..) => means.protect(pages),
-                Means::Helper(_) | Means::Gone(_) => Ok(()),
-            });
+            self.mark_protected(piece);
         }
         Ok(())
     }
 
-    /// Puts content into pages that nobody may store into: afterwards they are read, by whoever is
-    /// woken. `content` is a part of a locked buffer, as long as the span.
+    /// Where a userfaultfd serves these pages stores are reported, also into one that is a hole.
+    fn mark_protected(self: &Arc<Self>, span: Span) {
+        self.each(span, &|means, pages, _| match means {
+            Means::Userfaultfd(_, uffd) => uffd.protect(pages),
+            Means::Helper(_) | Means::Gone(_) => Ok(()),
+        });
+    }
+
+    /// Puts content into pages that are holes here, or that nobody may store into: afterwards they
+    /// are read, by whoever is woken. `content` is a part of a locked buffer, as long as the span.
+    /// Helpers are not told: what is a hole, or may not be stored into, they have closed.
     pub fn fill(self: &Arc<Self>, span: Span, content: &[u8]) -> io::Result<()> {
         assert_eq!(span.bytes, content.len() as u64, "content of another length");
-        self.protect(span)?;
+        self.watch();
+        self.make_protectable(span);
+        self.mark_protected(span);
         self.file.write(span.offset, content)?;
         self.heal(span, Protected::Yes);
         Ok(())

@@ -35,6 +35,11 @@ impl Process {
         Ok(Process { pid, pidfd: Arc::new(pidfd) })
     }
 
+    /// Whether the process that has this number now is still this one.
+    pub fn is(&self, pid: u32) -> bool {
+        self.pid == pid && !self.has_ended_within(Duration::ZERO)
+    }
+
     /// Waits until it has ended, at most so long: whether it has.
     pub fn has_ended_within(&self, wait: Duration) -> bool {
         let mut watched = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];

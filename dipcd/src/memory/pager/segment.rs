@@ -335,6 +335,17 @@ impl Locked<'_> {
         }
     }
 
+    /// A page and those behind it that programs may use like it, at most so many bytes.
+    pub fn held_like(&self, number: Replica, first: PageNo, bytes_max: u64) -> Run {
+        let geometry = &self.segment.geometry;
+        let most = u32::try_from(bytes_max / geometry.unit_bytes).unwrap_or(u32::MAX).max(1);
+        let end = first.0.saturating_add(most).min(geometry.pages);
+        let held = self.holds(number, first);
+        let like_it = |page: &u32| self.holds(number, PageNo(*page)) == held;
+        let others = (first.0 + 1..end).take_while(like_it).count();
+        Run { first, count: 1 + others as u32 }
+    }
+
     /// Answers by hand what no machine here is for.
     pub fn answer(&mut self, node: NodeId, replica: Replica, frame: ToReplica) {
         if let Some(link) = self.state.links.get(&node) {
