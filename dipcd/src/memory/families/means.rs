@@ -1,8 +1,8 @@
 //! The two traps behind one interface: what can be done to the pages of one address space.
 //!
 //! A userfaultfd acts at once. The helper thread of the mprotect trap is asked over its socket and
-//! answers; it only ever closes pages here, and each is opened when its own program touches it. So
-//! what it has open is never more than what the node holds.
+//! answers; it only ever closes pages here, and each is opened when its own program touches it or
+//! one before it. So what it has open is never more than what the node holds.
 #![forbid(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags, Timespec};
