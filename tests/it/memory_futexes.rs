@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use dipc_tests::process::wait_until;
+use dipc_tests::process::{all_succeed, wait_until};
 use dipc_tests::{Cluster, Puppet, Running, programs, skip};
 
 use crate::memory::{KEY, PAGE, cluster, number, owner, user};
@@ -29,8 +29,7 @@ fn together(kind: &str, count: usize, long: usize) {
         let arguments = [kind, KEY, &count.to_string(), &rounds.to_string()];
         let start = |at: usize| cluster.node(1 + at % nodes).spawn(&program, &arguments);
         let running: Vec<Running> = (0..count).map(start).collect();
-        for process in running {
-            let said = process.wait_within(PATIENCE).expect_success();
+        for said in all_succeed(running, PATIENCE) {
             assert_eq!(said, format!("{kind}: {rounds} rounds, 0 wrong\n"), "{nodes} nodes");
         }
     }

@@ -12,11 +12,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use rustix::time::Timespec;
 
-/// How long anything may take that the tests do not bound themselves.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take that the tests do not bound themselves: many times what the longest
+/// takes on a slow machine. No test that passes waits for this to be over.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Between two looks at what no descriptor announces.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long what a program said last may be under way when it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What became of a program.
 #[derive(Clone, Debug)]
@@ -108,36 +116,64 @@ impl Running {
     /// Waits until it has printed `words` that often.
     #[track_caller]
     pub fn wait_for_many(&self, words: &str, times: usize) {
-        let end = Instant::now() + PATIENCE;
-        let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let (out, err) = (lossy(&text.out), lossy(&text.err));
-            if out.matches(words).count() + err.matches(words).count() >= times {
-                return;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            let hopeless = left.is_zero() || text.open == 0;
-            assert!(!hopeless, "{} never said {words:?}: {out}{err}", self.name);
-            let waited = self.streams.came.wait_timeout(text, left);
-            text = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.hear(&format!("{words:?}"), |out, err| {
+            let said = out.matches(words).count() + err.matches(words).count();
+            (said >= times).then_some(())
+        });
     }
 
     /// Waits for its standard output's line `index`, counted from 0.
     #[track_caller]
     pub fn line(&self, index: usize) -> String {
+        self.hear(&format!("a line {index}"), |out, _| {
+            let is_whole = out.matches('\n').count() > index;
+            is_whole.then(|| out.lines().nth(index).unwrap_or_default().to_owned())
+        })
+    }
+
+    /// Waits until `look` finds `what` in its two streams. Panics when that can come no more, and
+    /// when it does not within [`PATIENCE`]; how the program is then is said as well.
+    #[track_caller]
+    fn hear<T>(&self, what: &str, look: impl Fn(&str, &str) -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
         let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let out = lossy(&text.out);
-            if out.matches('\n').count() > index {
-                return out.lines().nth(index).unwrap_or_default().to_owned();
+            let (out, err) = (lossy(&text.out), lossy(&text.err));
+            if let Some(found) = look(&out, &err) {
+                return found;
             }
             let left = end.saturating_duration_since(Instant::now());
-            let hopeless = left.is_zero() || text.open == 0;
-            assert!(!hopeless, "{} says no more: {out}{}", self.name, lossy(&text.err));
+            if text.open == 0 {
+                let fate = self.fate();
+                panic!(
+                    "{} closed its streams without saying {what}, and {fate}: {out}{err}",
+                    self.name
+                );
+            }
+            if left.is_zero() {
+                let fate = self.fate();
+                panic!("{} did not say {what} in {PATIENCE:?}, and {fate}: {out}{err}", self.name);
+            }
             let waited = self.streams.came.wait_timeout(text, left);
             text = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether it has ended, and how: for whoever reads why a test failed. A program that has
+    /// closed its streams is given a moment to end.
+    fn fate(&self) -> String {
+        let pid = Pid::from_child(&self.child);
+        wait_for_end(pid, Duration::from_secs(2));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = match waitid(WaitId::Pid(pid), options) {
+            Ok(None) => return "still runs".into(),
+            Ok(Some(status)) => status,
+            Err(_) => return "has ended".into(),
+        };
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("has ended with status {code}"),
+            (_, Some(signal)) => format!("was killed by signal {signal}"),
+            _ => "has ended".into(),
         }
     }
 
@@ -162,6 +198,18 @@ impl Running {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
+    /// Panics with what it said when it has ended otherwise than well.
+    #[track_caller]
+    pub fn assert_well(&mut self) {
+        let Some(status) = self.child.try_wait().expect("a child can be waited for") else {
+            return;
+        };
+        if !status.success() {
+            let (out, err) = self.said(Instant::now() + LAST_WORDS);
+            panic!("{}, {status}: {out}{err}", self.name);
+        }
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(self) -> Output {
@@ -176,19 +224,23 @@ impl Running {
         let pid = Pid::from_child(&self.child);
         let ended = wait_for_end(pid, limit);
         if !ended {
-            let text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
-            let (out, err) = (lossy(&text.out), lossy(&text.err));
+            let (out, err) = self.said(Instant::now());
             panic!("{} still runs after {limit:?}: {out}{err}", self.name);
         }
         let status = self.child.wait().expect("it has ended");
+        let (out, err) = self.said(end.max(Instant::now() + LAST_WORDS));
+        Output { status, out, err }
+    }
+
+    /// What it has said when its streams are closed, or at `end`.
+    fn said(&self, end: Instant) -> (String, String) {
         let mut text = self.streams.text.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = end.max(Instant::now() + Duration::from_secs(2));
         while text.open > 0 && Instant::now() < end {
             let left = end.saturating_duration_since(Instant::now());
             let waited = self.streams.came.wait_timeout(text, left);
             text = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Output { status, out: lossy(&text.out), err: lossy(&text.err) }
+        (lossy(&text.out), lossy(&text.err))
     }
 }
 
@@ -227,6 +279,22 @@ fn collect(
     });
 }
 
+/// Waits for the end of programs that need each other: when one of them fails, the others are not
+/// waited for. What each said.
+#[track_caller]
+pub fn all_succeed(mut all: Vec<Running>, limit: Duration) -> Vec<String> {
+    let end = Instant::now() + limit;
+    while let Some(one) = all.iter_mut().find_map(|one| one.is_running().then_some(one)) {
+        if Instant::now() >= end {
+            let (out, err) = one.said(end);
+            panic!("{} still runs after {limit:?}: {out}{err}", one.name);
+        }
+        all.iter_mut().for_each(Running::assert_well);
+        thread::sleep(LOOK);
+    }
+    all.into_iter().map(|one| one.wait().expect_success()).collect()
+}
+
 /// Waits until a process has ended; false when it has not within `limit`.
 pub fn wait_for_end(pid: Pid, limit: Duration) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
@@ -253,8 +321,8 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < end, "never came about: {what}");
-        thread::sleep(Duration::from_millis(5));
+        assert!(Instant::now() < end, "did not come about in {PATIENCE:?}: {what}");
+        thread::sleep(LOOK);
     }
 }
 

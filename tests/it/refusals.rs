@@ -186,7 +186,7 @@ fn no_bit_of_a_greeting_can_be_changed() {
     let node = cluster.node(1);
     let (first, record_bytes) = (Preamble::BYTES + 2 + HANDSHAKE_BYTES, 2 + Hello::BYTES + 16);
     let bits = (first + record_bytes) * 8;
-    let every = if std::env::var_os("DIPC_LONG").is_some() { 1 } else { 5 };
+    let every = if skip::is_long() { 1 } else { 5 };
     skip::note(&format!("no_bit_of_a_greeting_can_be_changed: every {every} of {bits}"));
     let links = || node.log().matches("op=\"linked\"").count();
     let before = links();

@@ -23,10 +23,15 @@ pub fn needs_root(name: &str) -> bool {
     !is_root()
 }
 
+/// Whether the full counts are asked for: `cargo xtask test --long`.
+pub fn is_long() -> bool {
+    std::env::var_os("DIPC_LONG").is_some()
+}
+
 /// How much a test does: everything with `cargo xtask test --long`, else at least a twentieth,
 /// and says how much.
 pub fn amount(name: &str, long: usize, plain: usize) -> usize {
-    let chosen = if std::env::var_os("DIPC_LONG").is_some() { long } else { plain };
+    let chosen = if is_long() { long } else { plain };
     assert!(plain * 20 >= long, "the plain run of {name} does too little");
     note(&format!("{name}: {chosen} of {long}"));
     chosen

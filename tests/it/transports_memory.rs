@@ -3,7 +3,8 @@
 //! another reads, adds with atomic instructions on all nodes, and runs litmus tests.
 #![forbid(unsafe_code)]
 
-use dipc_tests::{Cluster, Puppet, Weather, process::PATIENCE, programs, skip};
+use dipc_tests::process::{PATIENCE, all_succeed};
+use dipc_tests::{Cluster, Puppet, Weather, programs, skip};
 
 use crate::memory::{KEY, PAGE, agree, number, owner, user};
 use crate::memory_litmus::on_two_nodes;
@@ -43,8 +44,7 @@ fn add(cluster: &Cluster, home: &mut Puppet, each: usize) {
     let arguments = ["word", KEY, "1", &each.to_string()];
     let start = |node: &dipc_tests::Node| node.spawn(&program, &arguments);
     let running: Vec<_> = cluster.nodes().iter().map(start).collect();
-    for process in running {
-        let said = process.wait_within(PATIENCE).expect_success();
+    for said in all_succeed(running, PATIENCE) {
         assert_eq!(said, format!("added {each}\n"));
     }
     let added = number(home, &format!("sum 0 {PAGE} 8")) - before;
