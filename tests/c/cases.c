@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 8192, CHILDREN = 16, ROW_SECONDS = 20, SETTLED_LOOKS = 12, LOOK_MS = 10 };
+enum { LINE_BYTES = 8192, CHILDREN = 16, ROW_SECONDS = 90, SETTLED_LOOKS = 12, LOOK_MS = 10 };
 
 /* One process's words, in memory that its parent sees. */
 struct words {

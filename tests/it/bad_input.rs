@@ -340,7 +340,7 @@ fn a_program_that_talks_nonsense_is_turned_away() {
         rustix::net::connect(&socket, &address).expect("dipcd listens");
         rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL).expect("a packet is taken");
         let mut watched = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
-        let patience = rustix::time::Timespec::try_from(PATIENCE).expect("a minute fits");
+        let patience = rustix::time::Timespec::try_from(PATIENCE).expect("a few minutes fit");
         let closed = rustix::event::poll(&mut watched, Some(&patience)).expect("a descriptor");
         assert_eq!(closed, 1, "{} bytes of nonsense are not answered", bytes.len());
         serves(node);

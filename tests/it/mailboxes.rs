@@ -6,15 +6,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
 
-use dipc_tests::{Cluster, Node, Puppet, Running, programs, skip};
+use dipc_tests::{Cluster, Node, Puppet, Running, process::PATIENCE, programs, skip};
 use rustix::process::Signal;
 
 use crate::memory::{cluster, refused};
 
-/// How long an answer may take, a restart of a dipcd among what it waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The port, on every node's own address.
 const PORT: u16 = 7_777;
 const MAILBOXES: u32 = 4;

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dipc_tests::node::DAEMON;
-use dipc_tests::process::wait_until;
+use dipc_tests::process::{PATIENCE, wait_until};
 use dipc_tests::skip::needs_root;
 use dipc_tests::{Cluster, Node, Output, Puppet, programs};
 
@@ -447,7 +447,7 @@ fn dipcd_hosts_the_mailbox_server() {
     talk("q\n");
     let server = server_of(node);
     node.kill();
-    assert!(dipc_tests::process::wait_for_end(server, Duration::from_secs(30)));
+    assert!(dipc_tests::process::wait_for_end(server, PATIENCE));
     node.start();
     talk("q\n");
 }

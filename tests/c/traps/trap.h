@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CANNOT_TELL = 77, SECONDS_MAX = 20 };
+enum { CANNOT_TELL = 77, SECONDS_MAX = 60 };
 
 union semun {
     int val;
