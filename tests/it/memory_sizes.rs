@@ -14,6 +14,8 @@ use crate::memory::{
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+/// What a puppet goes through for one line, so that no answer takes long on a slow machine.
+const PIECE: usize = 4 * MIB;
 /// Bytes that a page may cost dipcd: one that nobody touched, one that another node holds.
 const UNTOUCHED_MAX: usize = 1;
 const HELD_MAX: usize = 32;
@@ -107,16 +109,25 @@ fn a_segment_of_4_gib() {
     by_both_traps(|trap| both_ways(trap, 4 * GIB));
 }
 
+/// Every page, written by one and then read by the other.
+#[track_caller]
+fn pass_on(writer: &mut Puppet, reader: &mut Puppet, bytes: usize, seed: usize) {
+    for at in (0..bytes).step_by(PIECE) {
+        writer.must(&format!("fill {at} {PIECE} {seed}"));
+    }
+    for at in (0..bytes).step_by(PIECE) {
+        assert_eq!(reader.must(&format!("check {at} {PIECE} {seed}")), "0", "from {at}");
+    }
+}
+
 #[test]
 fn every_page_of_64_mib_there_and_back() {
     by_both_traps(|trap| {
         let cluster = roomy(trap).start();
         let mut home = owner(cluster.node(1), 64 * MIB);
         let mut away = user(cluster.node(2));
-        home.must(&format!("fill 0 {} 1", 64 * MIB));
-        assert_eq!(away.must(&format!("check 0 {} 1", 64 * MIB)), "0");
-        away.must(&format!("fill 0 {} 2", 64 * MIB));
-        assert_eq!(home.must(&format!("check 0 {} 2", 64 * MIB)), "0");
+        pass_on(&mut home, &mut away, 64 * MIB, 1);
+        pass_on(&mut away, &mut home, 64 * MIB, 2);
         home.must("rmid");
     });
 }
