@@ -1,6 +1,6 @@
 //! A cluster: nodes that know each other, in one temporary directory. Dropping it ends every
-//! process it started and removes every file. At most two clusters run at a time, so that tests
-//! on a small machine do not make each other late.
+//! process it started and removes every file. At most four clusters run at a time, so that
+//! tests on a small machine do not make each other late.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -21,8 +21,8 @@ use crate::proxy::{Proxy, Toll, Weather};
 /// The port of every dipcd of the tests.
 const PORT: u16 = 4750;
 
-/// Clusters that may run at once.
-const CLUSTERS_MAX: usize = 2;
+/// Clusters that may run at once: most of them wait for something most of the time.
+const CLUSTERS_MAX: usize = 4;
 
 /// What a cluster shall be.
 #[derive(Clone, Debug)]
@@ -317,28 +317,41 @@ impl Subnet {
     }
 }
 
-static RUNNING: Mutex<usize> = Mutex::new(0);
-static FEWER: Condvar = Condvar::new();
+/// Who may run clusters. Turns are given in the order in which they were asked for: who wants to
+/// be alone would otherwise be passed over until everything else is done.
+struct Turns {
+    asked: u64,
+    given: u64,
+    running: usize,
+}
 
-/// Leave to run a cluster.
+static TURNS: Mutex<Turns> = Mutex::new(Turns { asked: 0, given: 0, running: 0 });
+static CHANGED: Condvar = Condvar::new();
+
+/// Leave to run a cluster. A test has one at a time: for a second one it could wait for itself.
 struct Turn {
     share: usize,
 }
 
 impl Turn {
     fn wait(share: usize) -> Turn {
-        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        while *running + share > CLUSTERS_MAX {
-            running = FEWER.wait(running).unwrap_or_else(PoisonError::into_inner);
+        let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = turns.asked;
+        turns.asked += 1;
+        while turns.given != own || turns.running + share > CLUSTERS_MAX {
+            turns = CHANGED.wait(turns).unwrap_or_else(PoisonError::into_inner);
         }
-        *running += share;
+        turns.given += 1;
+        turns.running += share;
+        // There may be room for the next as well.
+        CHANGED.notify_all();
         Turn { share }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= self.share;
-        FEWER.notify_all();
+        TURNS.lock().unwrap_or_else(PoisonError::into_inner).running -= self.share;
+        CHANGED.notify_all();
     }
 }
