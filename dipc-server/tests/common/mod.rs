@@ -16,7 +16,7 @@ use dipc_server::layout::{Geometry, key};
 use dipc_server::sys::Reach;
 
 /// The longest any single answer or end is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Whether the long counts were asked for.
 pub fn is_long() -> bool {
@@ -28,10 +28,14 @@ pub fn dipc() -> Command {
     Command::new(env!("CARGO_BIN_EXE_dipc"))
 }
 
-/// Its remover, of another package: built here, into the same directory.
+/// Its remover, of another package: where `cargo xtask test` has built everything (`DIPC_BIN`), or
+/// built here, into the same directory.
 pub fn dipcrm() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     Command::new(BUILT.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("DIPC_BIN") {
+            return PathBuf::from(directory).join("dipcrm");
+        }
         let directory = PathBuf::from(env!("CARGO_BIN_EXE_dipc")).with_file_name("");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "dipcrm"]);
