@@ -18,6 +18,9 @@ const PROCESSORS: [&str; 2] = ["aarch64", "s390x"];
 /// The tests that are run.
 const TESTS: [&str; 4] = ["--lib", "--test=golden", "--test=matrix", "--test=pages_matrix"];
 
+/// What these tests need of others' crates runs for a second; to optimise these takes minutes.
+const UNOPTIMISED: &str = r#"profile.dev.package."*".opt-level = 0"#;
+
 /// For each processor: the command that tests it, or what is missing.
 pub fn all() -> Vec<Result<Command, String>> {
     PROCESSORS.iter().map(|processor| command(processor)).collect()
@@ -33,6 +36,7 @@ fn command(processor: &str) -> Result<Command, String> {
         format!("CARGO_TARGET_{name}_{what}")
     };
     let mut command = cargo(&["test", "--target", &target, "-p", "dipc-wire", "-p", "dipc-core"]);
+    command.args(["--config", UNOPTIMISED]);
     // Random input is the same on every processor, and slow here.
     command.args(TESTS).args(["--no-fail-fast", "--", "--skip", "random_bytes"]);
     command.env(variable("LINKER"), compiler(processor));

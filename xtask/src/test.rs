@@ -6,9 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use crate::processors;
 use crate::run::{built, cargo, root, run};
+
+/// Tells libtest how many tests it may run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What the tests said.
 #[derive(Default)]
@@ -49,9 +53,10 @@ fn number_before(text: &str, word: &str) -> usize {
 
 /// Everything there is to test.
 pub fn test(long: bool) -> Result<(), String> {
-    run(cargo(&["fmt", "--all", "--check"]))?;
-    run(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    run(cargo(&["build", "--quiet", "--workspace", "--all-targets"]))?;
+    step("format", &["fmt", "--all", "--check"])?;
+    let strict = ["--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    step("lints", &[&["clippy"], &strict[..]].concat())?;
+    step("build", &["build", "--quiet", "--workspace", "--all-targets"])?;
     let (mut tally, mut succeeded) = run_tests(long)?;
     let (elsewhere, well) = run_on_other_processors()?;
     tally.join(elsewhere);
@@ -72,13 +77,31 @@ pub fn test(long: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Has cargo do something, and says how long that took.
+fn step(name: &str, arguments: &[&str]) -> Result<(), String> {
+    let begun = Instant::now();
+    run(cargo(arguments))?;
+    println!("{name}: {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
 fn run_tests(long: bool) -> Result<(Tally, bool), String> {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env("DIPC_BIN", built("debug"));
+    if std::env::var_os(THREADS).is_none() {
+        command.env(THREADS, threads().to_string());
+    }
     if long {
         command.env("DIPC_LONG", "1");
     }
     count(command)
+}
+
+/// Most tests of clusters wait rather than compute: for lost nodes to be given up, for packets that
+/// are under way. Twice as many threads as processors use these best, and one more where a test
+/// waits for its turn (`CLUSTERS_MAX` in tests/it/cluster.rs).
+fn threads() -> usize {
+    2 * thread::available_parallelism().map_or(1, usize::from) + 1
 }
 
 /// The tests that other processors are given, where they can be.
