@@ -171,7 +171,9 @@ fn pages_cost_little() {
         assert!(gain < UNTOUCHED_MAX * pages + NOISE, "node {}: {gain} bytes", node + 1);
     }
     let held = 256 * MIB;
-    away.must(&format!("stride 0 {held} {PAGE} 1"));
+    for at in (0..held).step_by(PIECE) {
+        away.must(&format!("stride {at} {PIECE} {PAGE} 1"));
+    }
     let gain = costs()[0].saturating_sub(attached[0]);
     let pages = held / PAGE;
     skip::note(&format!("pages_cost_little: {gain} bytes at home for {pages} pages held away"));
