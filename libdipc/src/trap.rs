@@ -24,6 +24,9 @@ use crate::{client, log, signals, sys};
 pub mod handler;
 mod helper;
 
+/// How often a dipcd may be killed while it is given a trap.
+const RESTARTS_MAX: u32 = 10;
+
 /// Which means this image has, 0 for none yet.
 static TRAP: AtomicU32 = AtomicU32::new(0);
 /// Where its sentinel page is.
@@ -76,12 +79,7 @@ fn set_up(_: &Change) -> Result<(), SysvError> {
     let (Answer::Traps(traps), device) = client::call(Call::HowToTrap)? else {
         return Err(SysvError::EIO);
     };
-    if sentinel() == 0 {
-        let page = memory::map_sentinel().map_err(|_| SysvError::ENOMEM)?;
-        SENTINEL.store(page, Ordering::Release);
-    }
-    let made = if traps.userfaultfd { userfaultfd(device) } else { None };
-    let served = made.map(|(trap, fd)| hand_over(trap, fd).map(|()| trap));
+    let served = if traps.userfaultfd { by_userfaultfd(device.as_ref()) } else { None };
     let result = match served {
         Some(Ok(trap)) => Ok(trap),
         _ if traps.mprotect => begin_mprotect().map(|()| Trap::Mprotect),
@@ -100,23 +98,48 @@ fn set_up(_: &Change) -> Result<(), SysvError> {
     }
 }
 
+/// Has dipcd serve the best userfaultfd that this process may make; `None` if it may make none.
+///
+/// A dipcd that was killed before it answered may have initialised the descriptor, and registered
+/// the sentinel page with it. Its successor, to which the call is repeated, cannot do that again
+/// (`EINVAL`), so both are made anew.
+fn by_userfaultfd(passed: Option<&OwnedFd>) -> Option<Result<Trap, SysvError>> {
+    for _ in 0..RESTARTS_MAX {
+        let (trap, fd) = userfaultfd(passed)?;
+        match hand_over(trap, fd) {
+            Err(SysvError::EINVAL) => SENTINEL.store(0, Ordering::Release), // the old one stays
+            done => return Some(done.map(|()| trap)),
+        }
+    }
+    Some(Err(SysvError::EINVAL))
+}
+
 /// Makes the best userfaultfd that this process may.
-fn userfaultfd(passed: Option<OwnedFd>) -> Option<(Trap, OwnedFd)> {
+fn userfaultfd(passed: Option<&OwnedFd>) -> Option<(Trap, OwnedFd)> {
     let own = || {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         openat(CWD, "/dev/userfaultfd", flags, Mode::empty()).ok()
     };
     let full = memory::userfaultfd(0).ok();
     let full = full.or_else(|| memory::userfaultfd_of(&own()?).ok());
-    let full = full.or_else(|| memory::userfaultfd_of(&passed?).ok());
+    let full = full.or_else(|| memory::userfaultfd_of(passed?).ok());
     let made = full.map(|fd| (Trap::Full, fd));
     made.or_else(|| Some((Trap::UserMode, memory::userfaultfd(USER_MODE_ONLY).ok()?)))
 }
 
 /// Gives dipcd a userfaultfd, and keeps none of it here.
 fn hand_over(trap: Trap, fd: OwnedFd) -> Result<(), SysvError> {
+    need_sentinel()?;
     tell(trap, fd)?;
     protect_sentinel(Protection::READ)
+}
+
+fn need_sentinel() -> Result<(), SysvError> {
+    if sentinel() == 0 {
+        let page = memory::map_sentinel().map_err(|_| SysvError::ENOMEM)?;
+        SENTINEL.store(page, Ordering::Release);
+    }
+    Ok(())
 }
 
 fn tell(trap: Trap, fd: OwnedFd) -> Result<(), SysvError> {
@@ -132,6 +155,7 @@ fn protect_sentinel(protection: Protection) -> Result<(), SysvError> {
 }
 
 fn begin_mprotect() -> Result<(), SysvError> {
+    need_sentinel()?;
     protect_sentinel(Protection::READ.and(Protection::WRITE))?;
     if ANNOUNCED.load(Ordering::Acquire) == 0 {
         let page = memory::map_shared_number().map_err(|_| SysvError::ENOMEM)?;

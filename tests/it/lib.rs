@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod cluster;
+pub mod impostor;
 pub mod link;
 pub mod local;
 pub mod machine;

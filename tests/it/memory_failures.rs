@@ -6,7 +6,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use dipc_tests::impostor::Impostor;
 use dipc_tests::{Builder, Cluster, Node, Puppet, Running, process::wait_until, programs, skip};
+use dipc_wire::client::{Answer, Call, Place, Traps};
+use dipc_wire::ids::NodeId;
+use dipc_wire::sysv::SysvError;
 use rustix::process::Signal;
 
 use crate::memory::{
@@ -361,6 +365,43 @@ fn a_node_that_comes_back_with_nothing_is_not_waited_for() {
         let mut away = user(cluster.node(2));
         assert_eq!(away.must(&format!("check {PAGE} {} 7", 3 * PAGE)), "0");
     });
+}
+
+/// A dipcd that is killed while it is given a userfaultfd has perhaps initialised it, so that its
+/// successor can only refuse it: the program makes another one.
+#[test]
+fn a_trap_that_a_killed_dipcd_had_taken_is_made_anew() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    let path = node.directory().join("impostor");
+    let dipcd = Impostor::at(&path);
+    let mut command = node.command(programs::helper("page_puppet"), &[]);
+    command.env("DIPC_SOCKET", &path);
+    let mut puppet = Puppet::from(node.machine().spawn(command));
+    puppet.must("segment 1073773824");
+    puppet.begin("attach 0");
+    let resolve = dipcd.next();
+    let Call::Resolve { id, .. } = resolve.call else { panic!("it wants {:?}", resolve.call) };
+    let place = Place::There { home: NodeId::new(1).expect("a number") };
+    resolve.answer(&Answer::Object { id, place });
+    let asked = dipcd.next();
+    assert_eq!(asked.call, Call::HowToTrap);
+    let traps = Traps { userfaultfd: true, device: false, mprotect: false };
+    asked.answer(&Answer::Traps(traps));
+    let next = || {
+        let asked = dipcd.next();
+        let Call::Trap { sentinel, .. } = asked.call else { panic!("it wants {:?}", asked.call) };
+        (sentinel, asked)
+    };
+    let (first, killed) = next();
+    drop(killed);
+    let (again, successor) = next();
+    assert_eq!(again, first, "the call is repeated");
+    successor.answer(&Answer::Refused(SysvError::EINVAL));
+    let (another, asked) = next();
+    assert_ne!(another, first, "the page may be registered with the one before");
+    asked.answer(&Answer::Refused(SysvError::ENOMEM));
+    assert_eq!(puppet.answer(), Err("ENOMEM".into()));
 }
 
 /// Whether the kernel has accesses of a program to the segment reported: /proc/PID/smaps.
