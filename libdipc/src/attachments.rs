@@ -21,9 +21,6 @@ use crate::pieces::{self, Change, Piece, Table};
 use crate::sys::memory::{self, PAGE_BYTES, Protection, whole_pages};
 use crate::{client, kernel, log, trap};
 
-/// How many restarts of dipcd one shmat outlives.
-const RESTARTS_MAX: u32 = 5;
-
 /// Where shmat is to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -83,7 +80,7 @@ fn wanted(flags: i32) -> Protection {
 /// shmat(2) of a segment of ours.
 pub fn attach(id: ObjectId, place: Where, flags: i32) -> Result<usize, SysvError> {
     let change = pieces::change();
-    for _ in 0..RESTARTS_MAX {
+    for _ in 0..client::RESTARTS_MAX {
         match attach_once(&change, id, place, flags) {
             Err(SysvError::EPERM) => {}
             done => return done,

@@ -27,6 +27,9 @@ use crate::sys::{self, Mask, WaitBy, Waited};
 use crate::thread::{Awaited, Parked};
 use crate::time::Moment;
 
+/// How many restarts of dipcd outlives who makes several calls for one thing, such as shmat.
+pub const RESTARTS_MAX: u32 = 5;
+
 /// Before a call is repeated.
 const PAUSE_NANOS: u64 = 20_000_000;
 

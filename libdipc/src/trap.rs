@@ -24,9 +24,6 @@ use crate::{client, log, signals, sys};
 pub mod handler;
 mod helper;
 
-/// How often a dipcd may be killed while it is given a trap.
-const RESTARTS_MAX: u32 = 10;
-
 /// Which means this image has, 0 for none yet.
 static TRAP: AtomicU32 = AtomicU32::new(0);
 /// Where its sentinel page is.
@@ -104,7 +101,7 @@ fn set_up(_: &Change) -> Result<(), SysvError> {
 /// the sentinel page with it. Its successor, to which the call is repeated, cannot do that again
 /// (`EINVAL`), so both are made anew.
 fn by_userfaultfd(passed: Option<&OwnedFd>) -> Option<Result<Trap, SysvError>> {
-    for _ in 0..RESTARTS_MAX {
+    for _ in 0..client::RESTARTS_MAX {
         let (trap, fd) = userfaultfd(passed)?;
         match hand_over(trap, fd) {
             Err(SysvError::EINVAL) => SENTINEL.store(0, Ordering::Release), // the old one stays

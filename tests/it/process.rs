@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Between two looks at what no descriptor announces.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long what a program said last may be under way when it has ended.
+/// How long what a program said last may be under way when it has ended, or its end when it has
+/// closed its streams.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What became of a program.
@@ -163,7 +164,7 @@ impl Running {
     /// closed its streams is given a moment to end.
     fn fate(&self) -> String {
         let pid = Pid::from_child(&self.child);
-        wait_for_end(pid, Duration::from_secs(2));
+        wait_for_end(pid, LAST_WORDS);
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = match waitid(WaitId::Pid(pid), options) {
             Ok(None) => return "still runs".into(),

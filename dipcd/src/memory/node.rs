@@ -431,7 +431,7 @@ impl Memory {
                 _ => locked.wait(WAIT),
             }
         };
-        // What it has besides: each further page would take a signal and six wake-ups.
+        // What it has besides: each further page would take a signal and four wake-ups.
         let run = locked.held_like(number, page, OPENED_BYTES_MAX);
         let span = segment.geometry.run(run).ok_or(SysvError::EINVAL)?;
         let opened = self.families().open_for(mm, mappings, span, held);
